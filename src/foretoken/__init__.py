@@ -1,0 +1,1 @@
+"""Any Hugging Face causal language model writes the same text, sooner."""

@@ -1,0 +1,1 @@
+"""Fair comparison: same model, same prompts, same process, text checked before speed."""

@@ -1,0 +1,1 @@
+"""5: make the verdict real: tokens, kept KV rows, stops."""

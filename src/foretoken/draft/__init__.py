@@ -1,0 +1,1 @@
+"""2: what to propose, one file per method."""

@@ -1,0 +1,66 @@
+"""What a drafter is. A method is one file in this folder (or in your package) and one table row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from foretoken import types
+from foretoken.tree import DraftTree, Kind
+from foretoken.types import Budget, Session, Step
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a drafter may know of the target it drafts for. Filled by build."""
+
+    vocab: int  # rows of the target's output
+    eos: tuple[int, ...]
+    tokenizer_hash: str  # "" if there is no tokenizer; stores are keyed by it
+    assets: Path | None = None  # folder of the model, where its own tables may lie
+
+
+class Drafter(ABC):
+    """Proposes a draft below the root and learns from every check.
+
+    Laws (tests/contract): within budget; the empty tree is legal; same seed and history, same
+    tree; sessions do not leak into each other unless the scope says so; after `end` nothing of a
+    session remains unless the scope says so; `propose` never changes `session.tokens`.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]  # one line for `foretoken methods`
+    source: ClassVar[str]  # paper, section
+    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})  # tokens logits hidden:* prediction
+    emits: ClassVar[Kind] = "point"
+    nodes: ClassVar[int] = 16  # budget when the user gives none
+    testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables
+
+    class Options(types.Options):
+        """No options."""
+
+    def __init__(self, options: Any, context: Context) -> None:
+        self.options = options
+        self.context = context
+
+    def begin(self, session: Session) -> None:
+        """A session starts; its prompt is known."""
+
+    @abstractmethod
+    def propose(self, session: Session, budget: Budget) -> DraftTree:
+        """A draft below `session.tokens[-1]`."""
+
+    def observe(self, session: Session, step: Step) -> None:
+        """The outcome of a step that this drafter proposed in; rejected nodes carry news too."""
+
+    def end(self, session: Session) -> None:
+        """A session ended, for whatever reason. Called once for every `begin`."""
+
+    def state(self) -> dict[str, Any]:
+        """What was learned and may outlive the process; {} if nothing."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""

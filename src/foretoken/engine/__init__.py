@@ -1,0 +1,1 @@
+"""The loop over the life of a step, and what builds it."""

@@ -1,0 +1,90 @@
+"""Names and options -> objects that fit together. Impossible pairs are refused before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from foretoken import registry
+from foretoken.draft.base import Context, Drafter
+from foretoken.errors import CapabilityError, ConfigError
+from foretoken.policy.base import Policy
+from foretoken.target.base import Target
+from foretoken.target.cost import cost_curve
+from foretoken.verify.base import Verifier
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A drafter, a policy and a verifier that may work together, and what they guarantee."""
+
+    name: str
+    drafter: Drafter
+    policy: Policy
+    verifier: Verifier
+
+    @property
+    def guarantee(self) -> str:
+        """One line: which outputs are the target's own."""
+        exact = self.verifier.exact
+        if exact == {"greedy", "sampling"}:
+            return "exact"
+        if exact:
+            return f"exact for {', '.join(sorted(exact))} only; otherwise lossy"
+        return f"lossy: the rule {self.verifier.name!r} changes the target's distribution"
+
+
+def options(model: type[M], values: Mapping[str, Any], owner: str = "") -> M:
+    """Validate options. Raises ConfigError that names the field, the value and what is accepted."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or model.__name__
+        name = f"{owner}.{field}" if owner else field
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields) or "none: it has no options"
+            raise ConfigError(name, first["input"], f"known options: {known}") from None
+        raise ConfigError(name, first["input"], first["msg"]) from None
+
+
+def build(
+    target: Target,
+    context: Context,
+    method: str | Drafter,
+    policy: str | Policy,
+    verifier: str | Verifier = "walk",
+    drafter_options: Mapping[str, Any] | None = None,
+    policy_options: Mapping[str, Any] | None = None,
+) -> Method:
+    """Make and check the parts. Strings are names of the registry, objects are taken as they are.
+
+    Raises ConfigError for unknown names or options, CapabilityError for a pair that cannot be:
+    a drafter that needs what the target does not give, or a draft kind that the rule would bias.
+    """
+    if isinstance(method, str):
+        cls = registry.find("drafter", method)
+        method = cls(options(cls.Options, drafter_options or {}, method), context)
+    if isinstance(policy, str):
+        cls = registry.find("policy", policy)
+        defaults = {"nodes": method.nodes} if "nodes" in cls.Options.model_fields else {}
+        chosen = options(cls.Options, {**defaults, **(policy_options or {})}, policy)
+        policy = cls(chosen, cost_curve(target) if cls.needs_curve else None)
+    if isinstance(verifier, str):
+        verifier = registry.find("verifier", verifier)()
+    if missing := {need for need in method.needs if need not in {*target.features, "prediction"}}:
+        raise CapabilityError(
+            f"drafter {method.name!r} needs {', '.join(sorted(missing))}, which this target does "
+            f"not give (it gives {', '.join(sorted(target.features))})"
+        )
+    if method.emits not in verifier.accepts:
+        raise CapabilityError(
+            f"drafter {method.name!r} emits {method.emits!r} drafts, which verifier "
+            f"{verifier.name!r} does not accept (it accepts {', '.join(sorted(verifier.accepts))})"
+        )
+    return Method(method.name, method, policy, verifier)

@@ -1,0 +1,88 @@
+"""One step of decoding for many sessions. The life of a step is these six lines in `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from time import perf_counter
+
+from foretoken.commit.commit import commit
+from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.target.base import Job, Target
+from foretoken.tree import EMPTY, DraftTree
+from foretoken.types import Budget, Scores, Session, Step
+
+
+def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
+    """budget -> propose -> score -> judge -> commit -> observe, for every session at once.
+
+    All drafts are made, then one call of the target scores them all, then each is judged by its
+    own session's rule. A session that is finished afterwards has its `finish_reason` set.
+    """
+    clock = Clock()
+    drafts = [draft(target, session) for session in sessions]
+    drafted = clock.lap() / len(sessions)
+    jobs = [
+        Job(s.cache, s.tokens[s.cache.length :], tree)
+        for s, (_, tree) in zip(sessions, drafts, strict=True)
+    ]
+    scores = target.score(jobs)
+    rows = sum(len(job.fresh) + len(job.tree) for job in jobs)
+    scored = clock.lap() / len(sessions)
+    return [
+        judge(session, budget, tree, row, (drafted, scored, len(sessions), rows))
+        for session, (budget, tree), row in zip(sessions, drafts, scores, strict=True)
+    ]
+
+
+def draft(target: Target, session: Session) -> tuple[Budget, DraftTree]:
+    """Ask the policy, then the drafter; the budget ends where text, context or memory would.
+
+    The policy may cut what was proposed, if that cannot bias the draft (kind "point").
+    """
+    budget = session.policy.budget(session)
+    held = len(session.tokens)
+    depth = min(budget.depth, session.room - 1, target.max_context - held)
+    nodes = min(budget.nodes, session.cache.capacity - held) if depth > 0 else 0
+    budget = replace(budget, nodes=max(nodes, 0), depth=max(depth, 0))
+    if not budget.nodes:
+        return budget, EMPTY
+    tree = session.drafter.propose(session, budget)
+    return budget, tree.first(session.policy.cut(session, tree)) if tree.kind == "point" else tree
+
+
+def judge(
+    session: Session,
+    budget: Budget,
+    tree: DraftTree,
+    scores: Scores,
+    shared: tuple[float, float, int, int],
+) -> Step:
+    """Judge, commit, observe: what follows the forward, for one session."""
+    clock = Clock()
+    drafted, scored, batch, width = shared
+    context = len(session.tokens)
+    rows = TargetRows(scores.logits, tree, session.tokens, session.warper)
+    verdict = session.verifier.judge(tree, rows, PositionRandom(session.request.sampling.seed))
+    committed = commit(session, tree, verdict, rows)
+    seconds = {"draft": drafted, "target": scored, "verify": clock.lap()}
+    done = Step(context, budget, tree, scores, verdict, committed, seconds, batch, width)
+    session.drafter.observe(session, done)
+    session.policy.observe(session, done)
+    seconds["draft"] += clock.lap()  # learning is part of what drafting costs
+    for part, spent in seconds.items():
+        session.stats.seconds[part] += spent
+    return done
+
+
+class Clock:
+    """Seconds between laps."""
+
+    def __init__(self) -> None:
+        self._last = perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = perf_counter()
+        spent, self._last = now - self._last, now
+        return spent

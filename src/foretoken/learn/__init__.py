@@ -1,0 +1,1 @@
+"""Learning: corpora, tokenizers, trainers and their checkpoints."""

@@ -1,0 +1,86 @@
+"""Optimiser and schedule: Muon for matrices, AdamW for the rest, warmup - stable - decay."""
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from foretoken.learn.lm_config import LmConfig
+
+# Coefficients of the quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(Optimizer):
+    """Momentum whose update is made nearly orthogonal. For 2-D matrices only.
+
+    torch.optim.Muon iterates in bfloat16, one matrix at a time, which is slow on a processor
+    without it; this one keeps the dtype of the weights and stacks matrices of equal shape.
+    The update has the root mean square of AdamW's, so that both take the same learning rate.
+    """
+
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Apply one update from the gradients; parameters without a gradient stay."""
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    shapes[weight.shape].append(weight)
+            for weights in shapes.values():
+                self._update(weights, group)
+
+    def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        steps = []
+        for weight in weights:
+            state = self.state[weight]
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(weight)
+            assert weight.grad is not None
+            state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+            steps.append(weight.grad.lerp(state["momentum"], group["momentum"]))  # Nesterov
+        scale = 0.2 * max(weights[0].shape) ** 0.5
+        for weight, update in zip(weights, orthogonal(torch.stack(steps)), strict=True):
+            weight.mul_(1 - group["lr"] * group["decay"])
+            weight.add_(update, alpha=-group["lr"] * scale)
+
+
+def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
+    """Nearest nearly-orthogonal matrices: [k, m, n] -> [k, m, n], singular values about 1."""
+    a, b, c = NEWTON_SCHULZ
+    flipped = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if flipped else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if flipped else x
+
+
+def build_optimisers(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
+    """Muon on the matrices inside the layers; AdamW on embeddings (tied head) and norms."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    matrices, others = [], []
+    for weight in model.parameters():
+        inside = weight.ndim == 2 and id(weight) not in embeddings
+        (matrices if inside else others).append(weight)
+    adam = AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    return [Muon(matrices, lr=lr, decay=weight_decay), adam]
+
+
+def schedule(step: int, config: LmConfig) -> float:
+    """Factor on the learning rate at 0-based `step`: linear up, 1, then linear to nearly 0.
+
+    The last `decay * steps` steps go down. Nothing before them depends on `steps`, so a run can
+    be made longer by resuming from a checkpoint that lies before the decay.
+    """
+    down = max(1, round(config.steps * config.decay))
+    rise = (step + 1) / max(1, config.warmup)
+    return min(1.0, rise, (config.steps - step) / (down + 1))

@@ -1,0 +1,1 @@
+"""How much to propose, one file per policy."""

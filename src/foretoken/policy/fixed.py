@@ -1,0 +1,37 @@
+"""fixed: the same budget in every step. The null object among the policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from foretoken import types
+from foretoken.policy.base import Policy
+from foretoken.target.cost import CostCurve
+from foretoken.types import Budget, Session
+
+
+class Fixed(Policy):
+    """Never adapts; nodes = 0 switches drafting off."""
+
+    name = "fixed"
+    summary = "the same budget in every step"
+    source = "-"
+
+    class Options(types.Options):
+        """The budget."""
+
+        nodes: int = Field(16, ge=0, le=1024, description="nodes per draft; 0 is plain decoding")
+        depth: int | None = Field(None, ge=1, description="deepest node; None: no limit")
+        min_prob: float = Field(0.0, ge=0.0, le=1.0, description="least joint draft probability")
+
+    def __init__(self, options: Any, curve: CostCurve | None = None) -> None:
+        super().__init__(options, curve)
+        self.options: Fixed.Options = options
+        depth = {} if options.depth is None else {"depth": options.depth}
+        self._budget = Budget(options.nodes, min_prob=options.min_prob, **depth)
+
+    def budget(self, session: Session) -> Budget:  # noqa: ARG002
+        """What the options say."""
+        return self._budget

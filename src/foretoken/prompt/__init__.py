@@ -1,0 +1,1 @@
+"""1: what comes in: text to tokens, logits to probabilities."""

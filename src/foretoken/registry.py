@@ -1,0 +1,73 @@
+"""Names of methods and where their classes lie. Listing names imports nothing heavy.
+
+Built-in names stand in the tables below; other packages add theirs through the entry point groups
+`foretoken.drafters`, `foretoken.policies` and `foretoken.verifiers` (name = "module:Class"), or at
+run time with `register`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from foretoken.errors import ConfigError
+
+Role = Literal["drafter", "policy", "verifier"]
+
+_BUILTIN: dict[Role, dict[str, str]] = {
+    "drafter": {
+        "plain": "foretoken.draft.plain:Plain",
+        "aded": "foretoken.draft.aded:Aded",
+        "prompt-lookup": "foretoken.draft.prompt_lookup:PromptLookup",
+        "oracle": "foretoken.draft.oracle:Oracle",
+        "random": "foretoken.draft.random:Random",
+        "corrupt": "foretoken.draft.oracle:Corrupt",
+    },
+    "policy": {
+        "fixed": "foretoken.policy.fixed:Fixed",
+        "marginal": "foretoken.policy.marginal:Marginal",
+    },
+    "verifier": {
+        "walk": "foretoken.verify.walk:Walk",
+    },
+}
+_GROUPS: dict[Role, str] = {
+    "drafter": "foretoken.drafters",
+    "policy": "foretoken.policies",
+    "verifier": "foretoken.verifiers",
+}
+_added: dict[Role, dict[str, str]] = {"drafter": {}, "policy": {}, "verifier": {}}
+
+
+@cache
+def _entry_points(role: Role) -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=_GROUPS[role])}
+
+
+def table(role: Role) -> dict[str, str]:
+    """name -> "module:Class" of everything known in this role; built-ins cannot be replaced."""
+    return {**_entry_points(role), **_added[role], **_BUILTIN[role]}
+
+
+def names(role: Role) -> list[str]:
+    """Every known name, built-ins first."""
+    return [*_BUILTIN[role], *sorted(set(table(role)) - set(_BUILTIN[role]))]
+
+
+def register(role: Role, name: str, where: str) -> None:
+    """Add a method at run time. Raises ConfigError if the name is a built-in one."""
+    if name in _BUILTIN[role]:
+        raise ConfigError(role, name, "this name is built in; choose another")
+    _added[role][name] = where
+
+
+def find(role: Role, name: str) -> Any:
+    """The class of a name. Raises ConfigError that lists what is known."""
+    where = table(role).get(name)
+    if where is None:
+        known = [n for n in names(role) if not getattr(find(role, n), "testing", False)]
+        raise ConfigError("method" if role == "drafter" else role, name, f"one of {', '.join(known)}")
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,1 @@
+"""3: the model that is sped up: wrapper, KV cache, shapes, cost."""

@@ -1,0 +1,80 @@
+"""What a target is: the model whose text must be reproduced, as the loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from foretoken.tree import DraftTree
+from foretoken.types import Scores
+
+
+@runtime_checkable
+class KVCache(Protocol):
+    """The target's memory of one session.
+
+    Law (tests/contract): after `keep`, going on equals a fresh prefill of the same tokens.
+    """
+
+    @property
+    def length(self) -> int:
+        """Committed tokens whose keys and values are held."""
+
+    @property
+    def capacity(self) -> int:
+        """Rows that can be held, the draft's included."""
+
+    def keep(self, path: Sequence[int]) -> None:
+        """After a score: commit the fresh tokens and these draft nodes (root's child first)."""
+
+    def truncate(self, n: int) -> None:
+        """Forget all but the first n tokens."""
+
+    def release(self) -> None:
+        """Give the memory back; the cache is dead afterwards. Calling it twice is harmless."""
+
+
+class NoCache:
+    """The null object: what a session that still waits for its turn holds."""
+
+    length = 0
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+
+    def keep(self, path: Sequence[int]) -> None:
+        """Never called: a waiting session is not scored."""
+        raise RuntimeError(f"a waiting session cannot keep {len(path)} rows")
+
+    def truncate(self, n: int) -> None:
+        """Nothing is held."""
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One session's part of a forward."""
+
+    cache: KVCache
+    fresh: Sequence[int]  # committed tokens that the cache lacks; the last one is the root
+    tree: DraftTree
+
+
+@runtime_checkable
+class Target(Protocol):
+    """Laws (tests/contract): each node's logits equal a plain forward of its path, whoever else
+    rides along; `score` changes no cache length (only `keep` does)."""
+
+    vocab: int  # rows of the output
+    eos: tuple[int, ...]
+    features: frozenset[str]  # what drafters may need: "logits", "hidden:final", ...
+    max_context: int  # positions that the model knows
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """Memory for one session of at most `capacity` rows, draft included."""
+
+    def score(self, jobs: Sequence[Job]) -> list[Scores]:
+        """One forward over every job's fresh tokens and draft."""

@@ -1,0 +1,55 @@
+"""Linear layers packed for few rows on a CPU.
+
+A draft is checked with 2 to 64 rows at once. PyTorch's float32 `linear` sends such shapes to a
+general matrix product that re-packs the weight on every call; oneDNN reads a weight packed once.
+`foretoken bench kernels` prints both on your machine. The product is the same up to the order
+of its sums.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+PACK_ROWS = 16  # the row count that oneDNN lays the weight out for; others stay correct
+
+
+class PackedLinear(nn.Module):
+    """y = x W^T + b with W held in oneDNN's blocked layout; x [..., in] -> [..., out]."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACK_ROWS)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.contiguous(), self.packed, self.bias, "none", [], ""
+        )
+        return out
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether packing applies: float32 on a CPU whose PyTorch carries oneDNN."""
+    return (
+        device.type == "cpu"
+        and dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def pack_linears(model: nn.Module) -> int:
+    """Replace every nn.Linear of a model that we loaded ourselves; how many were replaced.
+
+    The plain weights are dropped where nothing else (a tied embedding) holds them.
+    """
+    count = 0
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear and child.weight.numel() >= 4096:
+                setattr(module, name, PackedLinear(child))
+                count += 1
+    return count

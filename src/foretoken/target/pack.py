@@ -1,0 +1,114 @@
+"""Many sessions' fresh tokens and draft trees -> one rectangle of ids, positions and masks.
+
+Row layout of a session: its fresh committed tokens in order (the last one is the root), then the
+draft's nodes, then padding. Column c of a session's cache is its token c; the forward's own rows
+stand after the committed ones. Everything is written into buffers that are made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foretoken.tree import DraftTree
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One session's part of a forward."""
+
+    base: int  # committed rows in its cache
+    fresh: Sequence[int]  # may be empty only if the tree is, too
+    tree: DraftTree
+
+    def __len__(self) -> int:
+        return len(self.fresh) + len(self.tree)
+
+
+def local_view(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """(sees [n, n] bool, offset [n]): who sees whom among the rows, position minus base."""
+    f, n = len(rows.fresh), len(rows)
+    sees = np.zeros((n, n), dtype=np.bool_)
+    sees[:f, :f] = np.tri(f, dtype=np.bool_)
+    offset = np.arange(n)
+    if len(rows.tree):
+        sees[f:, :f] = True
+        sees[f:, f:] = rows.tree.mask()[1:, 1:]
+        offset[f:] = np.asarray(rows.tree.depths) + (f - 1)
+    return sees, offset
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a model is called with."""
+
+    ids: Tensor  # [B, n] token ids, padded with 0
+    positions: Tensor  # [B, n] position ids; padding repeats the session's first one
+    masks: dict[int | None, Tensor]  # window -> [B, 1, fold * n, L] additive
+
+
+class Packer:
+    """Fills the rectangle; the masks lie in buffers that are made once and grow by doubling.
+
+    windows: None for layers that see everything, else the sliding window's size in tokens.
+    fold: query heads per KV head where the attention function wants them folded into rows, else 1.
+    """
+
+    def __init__(
+        self, windows: Sequence[int | None], fold: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.windows, self.fold, self.dtype, self.device = tuple(windows), fold, dtype, device
+        self._buffers: dict[int | None, Tensor] = {}
+
+    def pack(self, batch: Sequence[Rows], n: int, length: int) -> Packed:
+        """n: rows per session, padding included. length: columns attended to."""
+        ids = np.zeros((len(batch), n), dtype=np.int64)
+        positions = np.zeros((len(batch), n), dtype=np.int64)
+        views = [local_view(rows) for rows in batch]
+        for b, (rows, (_, offset)) in enumerate(zip(batch, views, strict=True)):
+            m = len(rows)
+            ids[b, : len(rows.fresh)] = rows.fresh
+            ids[b, len(rows.fresh) : m] = rows.tree.tokens
+            positions[b] = rows.base
+            positions[b, :m] += offset
+        masks = {w: self._mask(w, batch, views, n, length) for w in self.windows}
+        return Packed(self._send(ids), self._send(positions), masks)
+
+    def _send(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    def _mask(
+        self,
+        window: int | None,
+        batch: Sequence[Rows],
+        views: Sequence[tuple[np.ndarray, np.ndarray]],
+        n: int,
+        length: int,
+    ) -> Tensor:
+        hidden = np.full((len(batch), n, length), True)
+        for b, (rows, (sees, offset)) in enumerate(zip(batch, views, strict=True)):
+            m, base = len(rows), rows.base
+            hidden[b, :m, :base] = False
+            hidden[b, :m, base : base + m] = ~sees
+            # padding rows look at one finite column, so that nothing turns into NaN
+            hidden[b, m:, 0] = False
+            if window is not None:
+                column = np.arange(base + m)
+                column[base:] = offset + base
+                hidden[b, :m, : base + m] |= (offset + base)[:, None] - column >= window
+        return self._fill(window, self._send(hidden), n, length)
+
+    def _fill(self, window: int | None, hidden: Tensor, n: int, length: int) -> Tensor:
+        b = hidden.shape[0]
+        size = b * self.fold * n * length
+        buffer = self._buffers.get(window)
+        if buffer is None or buffer.numel() < size:
+            buffer = torch.empty(2 * size, dtype=self.dtype, device=self.device)
+            self._buffers[window] = buffer
+        mask = buffer[:size].view(b, 1, self.fold, n, length)
+        mask.zero_().masked_fill_(hidden[:, None, None], float("-inf"))
+        return mask.view(b, 1, self.fold * n, length)

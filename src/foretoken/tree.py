@@ -1,0 +1,166 @@
+"""DraftTree: the one data structure that every drafter makes and every verifier reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from foretoken.types import BoolArray
+
+Kind = Literal["point", "sampled", "without_replacement"]
+KINDS: tuple[Kind, ...] = ("point", "sampled", "without_replacement")
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """Tokens below the root (the last committed token). A chain is a tree; the empty tree is legal.
+
+    `kind` says how siblings were chosen, which decides the acceptance rules that are exact:
+    "point" by anything that does not look at random numbers (table, copy, top-k), "sampled" drawn
+    independently from q, "without_replacement" drawn in order from q without repeats.
+    Raises ValueError for a parent that does not come before its child, or ragged fields.
+    """
+
+    tokens: Sequence[int] = ()  # [n]
+    parents: Sequence[int] = ()  # [n], own index > parent, -1 is the root
+    q: Sequence[float] = ()  # [n] draft probability given the parent's path; () if unknown
+    kind: Kind = "point"
+    dist: Tensor | None = None  # [m, V] full draft rows, where the rule needs them
+    dist_row: Sequence[int] = ()  # [n] row of `dist` that node i was drawn from
+    sources: Sequence[str] = field(default=())  # [n] who proposed it, for explanations
+
+    def __post_init__(self) -> None:
+        n = len(self.tokens)
+        if len(self.parents) != n or any(len(x) not in (0, n) for x in (self.q, self.dist_row)):
+            raise ValueError(f"ragged draft: {n} tokens, {len(self.parents)} parents")
+        for i, parent in enumerate(self.parents):
+            if not -1 <= parent < i:
+                raise ValueError(f"node {i} has parent {parent}, which does not come before it")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def chain(cls, tokens: Sequence[int], q: Sequence[float] = (), kind: Kind = "point") -> DraftTree:
+        """A single path."""
+        return cls(tokens, range(-1, len(tokens) - 1), q, kind)
+
+    @classmethod
+    def from_paths(cls, paths: Iterable[Sequence[int]]) -> DraftTree:
+        """The trie of some paths below the root; shared prefixes are drafted once."""
+        index: dict[tuple[int, int], int] = {}
+        tokens: list[int] = []
+        parents: list[int] = []
+        for path in paths:
+            at = -1
+            for token in path:
+                node = index.setdefault((at, token), len(tokens))
+                if node == len(tokens):
+                    tokens.append(token)
+                    parents.append(at)
+                at = node
+        return cls(tokens, parents)
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """[n]: 1 for children of the root."""
+        out: list[int] = []
+        for parent in self.parents:
+            out.append(1 if parent < 0 else out[parent] + 1)
+        return out
+
+    @cached_property
+    def children(self) -> list[list[int]]:
+        """[n+1] child indices in drawn order; entry 0 is the root's, entry i+1 node i's."""
+        out: list[list[int]] = [[] for _ in range(len(self.tokens) + 1)]
+        for i, parent in enumerate(self.parents):
+            out[parent + 1].append(i)
+        return out
+
+    @cached_property
+    def joint(self) -> list[float]:
+        """[n] probability of the whole path to each node under the drafter; needs q."""
+        out: list[float] = []
+        for parent, q in zip(self.parents, self.q, strict=True):
+            out.append(q if parent < 0 else out[parent] * q)
+        return out
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether the tree is a single path."""
+        return all(parent == i - 1 for i, parent in enumerate(self.parents))
+
+    @property
+    def depth(self) -> int:
+        """Depth of the deepest node, 0 for the empty tree."""
+        return max(self.depths, default=0)
+
+    def path(self, node: int) -> list[int]:
+        """Node indices from the root's child down to `node`; [] for -1."""
+        out: list[int] = []
+        while node >= 0:
+            out.append(node)
+            node = self.parents[node]
+        return out[::-1]
+
+    def mask(self) -> BoolArray:
+        """[n+1, n+1]: row i sees column j; index 0 is the root, i+1 node i (ancestors and self)."""
+        n = len(self.tokens)
+        out = np.zeros((n + 1, n + 1), dtype=np.bool_)
+        out[0, 0] = True
+        for i, parent in enumerate(self.parents):
+            out[i + 1] = out[parent + 1]
+            out[i + 1, i + 1] = True
+        return out
+
+    def prune(self, keep: Iterable[int]) -> DraftTree:
+        """The tree of the kept nodes; a node goes when its parent goes. `dist` is kept whole.
+
+        Lossless for kind "point" only: dropping a drawn sibling because of its value changes the
+        law of those that stay (methods/rsd.md, section 8), so other kinds raise ValueError.
+        """
+        if self.kind != "point":
+            raise ValueError(f"pruning a {self.kind!r} tree would bias it")
+        wanted, new, order = set(keep), {-1: -1}, []
+        for i, parent in enumerate(self.parents):
+            if i in wanted and parent in new:
+                new[i] = len(order)
+                order.append(i)
+        pick = lambda xs: [xs[i] for i in order] if xs else ()  # noqa: E731
+        return DraftTree(
+            pick(self.tokens) or (), [new[self.parents[i]] for i in order], pick(self.q),
+            self.kind, self.dist, pick(self.dist_row), pick(self.sources),
+        )
+
+    def first(self, nodes: int) -> DraftTree:
+        """The first `nodes` nodes; parents come first, so the result is a tree."""
+        return self if nodes >= len(self) else self.prune(range(nodes))
+
+    def merge(self, other: DraftTree) -> DraftTree:
+        """The trie of both (kind "point"); a duplicate is drafted once and keeps the larger q."""
+        if self.kind != "point" or other.kind != "point":
+            raise ValueError("only trees of kind 'point' merge without changing their law")
+        tokens, parents = list(self.tokens), list(self.parents)
+        both = bool(self.q or not len(self)) and bool(other.q or not len(other))
+        q = list(self.q) if both else []
+        index = {(p, t): i for i, (p, t) in enumerate(zip(parents, tokens, strict=True))}
+        new = {-1: -1}
+        for i, (parent, token) in enumerate(zip(other.parents, other.tokens, strict=True)):
+            at = index.setdefault((new[parent], token), len(tokens))
+            if at == len(tokens):
+                tokens.append(token)
+                parents.append(new[parent])
+                if both:
+                    q.append(other.q[i])
+            elif both:
+                q[at] = max(q[at], other.q[i])
+            new[i] = at
+        return DraftTree(tokens, parents, q)
+
+
+EMPTY = DraftTree()

@@ -1,0 +1,1 @@
+"""4: which drafts stand: pure rules, one file each."""
