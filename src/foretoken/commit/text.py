@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 Decode = Callable[[list[int]], str]
 
 _BROKEN = "\N{REPLACEMENT CHARACTER}"  # how a decoder shows bytes that are no character (yet)
-_MAX_BROKEN = 3  # bytes of an unfinished UTF-8 character; byte-fallback decoders show one sign each
+_MAX_BROKEN = 3  # bytes of the longest unfinished UTF-8 character
 _WINDOW = 32  # tokens decoded at once before the window is shortened
 _KEEP = 8  # tokens kept then where no character boundary is near
 
@@ -34,12 +34,12 @@ class IncrementalText:
 
     def push(self, token: int) -> str:
         """The text that became final with this token; possibly ""."""
-        fresh = self._clean == len(self._window)
         self._window.append(token)
+        pending = len(self._window) - self._clean
         text = self._decode(self._window)
-        final = len(text) - _unfinished(text)
+        final = len(text) - _unfinished(text, pending)
         piece = text[self._shown : final]
-        if not piece and fresh and final == len(text):
+        if self._shown and not piece and pending == 1 and final == len(text):
             self._window.pop()  # a special token has no text, and is no context for what follows
             return ""
         self._shown = max(self._shown, final)
@@ -63,7 +63,7 @@ class IncrementalText:
             start = len(self._window) - _KEEP
         self._window = self._window[start:]
         text = self._decode(self._window)
-        self._shown = len(text) - _unfinished(text)
+        self._shown = len(text) - _unfinished(text, len(self._window))
         self._clean = 0
 
 
@@ -125,6 +125,11 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-def _unfinished(text: str) -> int:
-    """How many characters at the end may still change."""
-    return min(len(text) - len(text.rstrip(_BROKEN)), _MAX_BROKEN)
+def _unfinished(text: str, pending: int) -> int:
+    """How many characters at the end may still change; pending: tokens since the last boundary.
+
+    A byte-fallback decoder shows every byte of a run as broken until the run is whole, earlier
+    characters included; after more tokens than a character has bytes, the bytes are really wrong.
+    """
+    broken = len(text) - len(text.rstrip(_BROKEN))
+    return broken if pending <= _MAX_BROKEN else min(broken, _MAX_BROKEN)

@@ -96,7 +96,7 @@ class Warper:
         max_new_tokens: int,
         vocab: int,
     ) -> None:
-        # transformers takes seconds to import, and plain greedy decoding needs none of it here
+        # here, because transformers takes seconds to import and listing methods needs none of it
         from foretoken.prompt.processors import build_chain, check_token_ids
 
         check_token_ids(sampling, vocab)
@@ -118,7 +118,7 @@ class Warper:
         logits: [V], the target's row. history: prompt, output and drafted path of this node.
         Raises ForetokenError if no token is left, or a logit is not a number.
         """
-        return self.warp_ids(logits, self.ids(history))
+        return self.warp_ids(logits, self.ids(history, logits.device))
 
     def ids(self, history: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
         """[1, L] int64 for `warp_ids`; costs nothing if no processor reads tokens."""

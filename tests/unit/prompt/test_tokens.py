@@ -8,7 +8,8 @@ from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import encode_prompt, load_tokenizer, render_chat, tokenizer_hash
 
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
     "<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
