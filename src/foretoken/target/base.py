@@ -31,6 +31,9 @@ class KVCache(Protocol):
     def truncate(self, n: int) -> None:
         """Forget all but the first n tokens."""
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many rows at least; what is held stays."""
+
     def release(self) -> None:
         """Give the memory back; the cache is dead afterwards. Calling it twice is harmless."""
 
@@ -49,6 +52,10 @@ class NoCache:
 
     def truncate(self, n: int) -> None:
         """Nothing is held."""
+
+    def reserve(self, capacity: int) -> None:
+        """What the cache that takes this one's place must hold."""
+        self.capacity = max(self.capacity, capacity)
 
     def release(self) -> None:
         """Nothing is held."""
@@ -72,6 +79,7 @@ class Target(Protocol):
     eos: tuple[int, ...]
     features: frozenset[str]  # what drafters may need: "logits", "hidden:final", ...
     max_context: int  # positions that the model knows
+    max_draft: int  # most nodes that one score takes
 
     def new_cache(self, capacity: int) -> KVCache:
         """Memory for one session of at most `capacity` rows, draft included."""

@@ -91,16 +91,18 @@ class KVPool(Cache):  # type: ignore[misc]
         rows = max(self.rows, -(-rows // ROWS_STEP) * ROWS_STEP)
         if self.store and rows == self.rows and slots == self.store[0].shape[1]:
             return
-        # zeros, not empty: a masked row still meets the softmax's 0 * value, and 0 * NaN is NaN
+        # zeros, not empty: a masked row still meets the softmax's 0 * value, and 0 * NaN is NaN.
+        # Not inference tensors, even in a forward: `keep` writes to them outside of one. All rows
+        # are copied, since another session's prompt may be read and not yet kept.
         old, self.store = self.store, []
-        for i, (members, heads, dim) in enumerate(self._sizes):
-            new = torch.zeros(
-                members, slots, heads, rows, dim, dtype=self._dtype, device=self._device
-            )
-            for handle in self.handles:
-                s, n = handle.slot, handle.length
-                new[:, s, :, :n] = old[i][:, s, :, :n]
-            self.store.append(new)
+        with torch.inference_mode(False):
+            for i, (members, heads, dim) in enumerate(self._sizes):
+                new = torch.zeros(
+                    members, slots, heads, rows, dim, dtype=self._dtype, device=self._device
+                )
+                if old:
+                    new[:, : old[i].shape[1], :, : self.rows] = old[i]
+                self.store.append(new)
         self.rows = rows
 
     def release(self, handle: SlotCache) -> None:
@@ -108,14 +110,14 @@ class KVPool(Cache):  # type: ignore[misc]
         last = self.handles[-1]
         if last is not handle:
             for t in self.store:
-                t[:, handle.slot, :, : last.length] = t[:, last.slot, :, : last.length]
+                t[:, handle.slot, :, : last.used] = t[:, last.slot, :, : last.used]
             self.handles[handle.slot] = last
             last.slot = handle.slot
         self.handles.pop()
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two slots, so that the sessions of a forward lie side by side."""
-        n = max(self.handles[a].length, self.handles[b].length)
+        n = max(self.handles[a].used, self.handles[b].used)
         for t in self.store:
             t[:, [a, b], :, :n] = t[:, [b, a], :, :n]
         self.handles[a], self.handles[b] = self.handles[b], self.handles[a]
@@ -170,6 +172,7 @@ class SlotCache:
         self.pool, self.slot = pool, slot
         self.length = 0
         self.fresh = 0  # rows of committed tokens that the last score wrote after `length`
+        self.used = 0  # rows that hold something: committed, fresh and draft
         self._alive = True
 
     @property
@@ -189,14 +192,18 @@ class SlotCache:
             for t in self.pool.store:
                 rows = t[:, self.slot]
                 rows[:, :, base : base + len(path)] = rows[:, :, source]
-        self.length = base + len(path)
+        self.length = self.used = base + len(path)
         self.fresh = 0
 
     def truncate(self, n: int) -> None:
         """Forget all but the first n tokens."""
         if not 0 <= n <= self.length:
             raise ValueError(f"cannot truncate a cache of {self.length} rows to {n}")
-        self.length, self.fresh = n, 0
+        self.length, self.used, self.fresh = n, n, 0
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for so many rows at least (in every slot: they are of one size)."""
+        self.pool.ensure(capacity)
 
     def release(self) -> None:
         """Give the slot back."""

@@ -15,10 +15,10 @@ from foretoken.target.base import Job
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.linear import PackedLinear
 from foretoken.target.pack import Packed, Packer, Rows
+from foretoken.target.shapes import BITWISE_SHAPES, Shapes
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
 
-PREFILL_CHUNK = 512  # longer prompts are read in pieces of so many tokens
 MASKED = ("sdpa", "eager", FOLDED, BITWISE)  # attention implementations that obey a 4-D mask
 WINDOWED = {"full_attention", "sliding_attention"}
 
@@ -73,6 +73,8 @@ class HFTarget:
             )
         self.model = model.eval()
         self.exact = exact
+        self.shapes = BITWISE_SHAPES if exact == "bitwise" else Shapes()
+        self.max_draft = self.shapes.chunk - 1
         config = model.config.get_text_config()
         self.name = name or getattr(model.config, "_name_or_path", "") or model.config.model_type
         self.vocab = int(config.vocab_size)
@@ -126,7 +128,7 @@ class HFTarget:
         out: dict[int, Scores] = {}
         together: list[int] = []
         for i, job in enumerate(jobs):
-            if len(job.fresh) > 1 and len(jobs) > 1:
+            if self.shapes.alone or (len(job.fresh) > 1 and len(jobs) > 1):
                 out[i] = self._forward([job])[0]
             else:
                 together.append(i)
@@ -134,10 +136,6 @@ class HFTarget:
             scores = self._forward([jobs[i] for i in together])
             out.update(zip(together, scores, strict=True))
         return [out[i] for i in range(len(jobs))]
-
-    def rows(self, jobs: Sequence[Job]) -> int:
-        """How many rows `score` runs for these jobs in its joint forward, padding included."""
-        return max((len(j.fresh) + len(j.tree) for j in jobs), default=0) * len(jobs)
 
     @torch.inference_mode()
     def _forward(self, jobs: Sequence[Job]) -> list[Scores]:
@@ -147,14 +145,14 @@ class HFTarget:
         batch = [Rows(caches[i].length, jobs[i].fresh, jobs[i].tree) for i in order]
         if len(batch) == 1:
             batch = [self._read_ahead(lo, batch[0])]
-        logits = self._call(lo, batch)
-        out: list[Scores | None] = [None] * len(jobs)
+        logits, first = self._call(lo, batch)
+        out: dict[int, Scores] = {}
         for b, i in enumerate(order):
             caches[i].fresh = len(jobs[i].fresh)
-            # the model kept the last rows only, when it could
-            end = logits.shape[1] - (max(map(len, batch)) - len(batch[b]))
-            out[i] = Scores(logits[b, end - len(jobs[i].tree) - 1 : end])
-        return [s for s in out if s is not None]
+            caches[i].used = caches[i].length + len(jobs[i].fresh) + len(jobs[i].tree)
+            root = len(batch[b].fresh) - 1 - first
+            out[i] = Scores(logits[b, root : root + len(jobs[i].tree) + 1])
+        return [out[i] for i in range(len(jobs))]
 
     @staticmethod
     def _slot(job: Job) -> SlotCache:
@@ -174,24 +172,30 @@ class HFTarget:
 
     def _read_ahead(self, lo: int, rows: Rows) -> Rows:
         """Run all but the last piece of a long prompt; what is left for the scoring forward."""
-        base, fresh = rows.base, list(rows.fresh)
-        while len(fresh) > PREFILL_CHUNK:
-            self._call(lo, [Rows(base, fresh[:PREFILL_CHUNK], EMPTY)])
-            base, fresh = base + PREFILL_CHUNK, fresh[PREFILL_CHUNK:]
+        base, fresh, chunk = rows.base, list(rows.fresh), self.shapes.chunk
+        while len(fresh) > 1 and len(fresh) + len(rows.tree) > chunk:
+            piece = fresh[: min(chunk, len(fresh) - 1)]
+            self._call(lo, [Rows(base, piece, EMPTY)])
+            base, fresh = base + len(piece), fresh[len(piece) :]
         return Rows(base, fresh, rows.tree)
 
-    def _call(self, lo: int, batch: Sequence[Rows]) -> Tensor:
-        """Logits [B, rows kept, V]; for one session only the root's and the draft's rows."""
-        n = max(map(len, batch))
-        length = max(r.base for r in batch) + n
+    def _call(self, lo: int, batch: Sequence[Rows]) -> tuple[Tensor, int]:
+        """(logits [B, rows kept, V], index of the first row kept)."""
+        used = max(map(len, batch))
+        n = self.shapes.rows(used)
+        length = self.shapes.length(max(r.base for r in batch) + n)
         self.pool.ensure(length)
         packed = self._packer.pack(batch, n, length)
-        self.pool.place(lo, [r.base for r in batch], n, length)
-        keep = len(batch[0].tree) + 1 if len(batch) == 1 else 0
-        return self._run(packed, keep)
+        # one session: only the root's and the draft's rows are wanted, and stand last
+        alone = len(batch) == 1 and n == used and self._keeps_logits
+        keep = len(batch[0].tree) + 1 if alone else n
+        return self._run(packed, lo, [r.base for r in batch], keep), n - keep
 
-    def _run(self, packed: Packed, keep: int) -> Tensor:
-        extra = {"logits_to_keep": keep} if self._keeps_logits else {}
+    def _run(self, packed: Packed, lo: int, starts: Sequence[int], keep: int) -> Tensor:
+        """Logits [B, keep, V] of the last `keep` rows."""
+        n, length = packed.ids.shape[1], next(iter(packed.masks.values())).shape[-1]
+        self.pool.place(lo, starts, n, length)
+        extra = {"logits_to_keep": keep} if keep < n else {}
         logits: Tensor = self.model(
             input_ids=packed.ids,
             position_ids=packed.positions,
@@ -200,7 +204,7 @@ class HFTarget:
             use_cache=True,
             **extra,
         ).logits
-        return logits[:, -keep:] if keep else logits
+        return logits
 
     def _for_model(self, masks: dict[int | None, Tensor]) -> Tensor | dict[str, Tensor]:
         """One mask where all layers see alike, else one per layer type."""

@@ -2,15 +2,19 @@
 
 A draft is checked with 2 to 64 rows at once. PyTorch's float32 `linear` sends such shapes to a
 general matrix product that re-packs the weight on every call; oneDNN reads a weight packed once.
-`foretoken bench kernels` prints both on your machine. The product is the same up to the order
+`foretoken bench --kernels` prints both on your machine. The product is the same up to the order
 of its sums.
 """
 
 from __future__ import annotations
 
+from itertools import count as _count
+from weakref import WeakValueDictionary
+
 import torch
 from torch import Tensor, nn
 
+_numbers = _count()
 PACK_ROWS = 16  # the row count that oneDNN lays the weight out for; others stay correct
 
 
@@ -22,13 +26,36 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACK_ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach()
+        self.handle = next(_numbers)
+        _LAYERS[self.handle] = self
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        if torch.compiler.is_compiling():
+            return packed_linear(x, self.handle, self.out_features)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), self.packed, self.bias, "none", [], ""
         )
         return out
+
+
+# torch.compile cannot look into oneDNN's layout, so that graphs refer to a layer by its number.
+_LAYERS: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+
+
+@torch.library.custom_op("foretoken::packed_linear", mutates_args=())
+def packed_linear(x: Tensor, handle: int, out_features: int) -> Tensor:  # noqa: ARG001
+    """The product of the packed layer with this number: [..., in] -> [..., out_features]."""
+    layer = _LAYERS[handle]
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(
+        x.contiguous(), layer.packed, layer.bias, "none", [], ""
+    )
+    return out
+
+
+@packed_linear.register_fake
+def _(x: Tensor, handle: int, out_features: int) -> Tensor:  # noqa: ARG001
+    return x.new_empty(*x.shape[:-1], out_features)
 
 
 def can_pack(dtype: torch.dtype, device: torch.device) -> bool:

@@ -105,12 +105,15 @@ def load(  # noqa: PLR0913
     if widen > 1:
         model = widened(model, widen)
         set_attention(model, exact)
-    target = HFTarget(model, name=name, exact=exact)
     if pack and can_pack(kind, place):
         pack_linears(model)
     if compiled:
-        from foretoken.target.compiled import compile_target
+        from foretoken.target.compiled import CompiledTarget
 
-        target = compile_target(target)
+        if exact == "bitwise":
+            raise ConfigError("exact", exact, "'default' together with compile")
+        target: HFTarget = CompiledTarget(model, name)
+    else:
+        target = HFTarget(model, name, exact)
     folder = Path(name)
     return Loaded(target, tokenizer, folder if folder.is_dir() else None)

@@ -1,0 +1,34 @@
+"""Which shapes a target's forwards may have: free ones, one fixed shape, or a few buckets."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Rounds rows and columns of a forward up.
+
+    buckets: row counts that are allowed, rising; () allows any. columns: the attended length is a
+    multiple of it. chunk: most rows of one forward; longer prompts are read in pieces. alone: every
+    session has its own forward.
+    """
+
+    buckets: tuple[int, ...] = ()
+    columns: int = 1
+    chunk: int = 512
+    alone: bool = False
+
+    def rows(self, n: int) -> int:
+        """The allowed row count for n rows."""
+        return self.buckets[bisect_left(self.buckets, n)] if self.buckets else n
+
+    def length(self, columns: int) -> int:
+        """The allowed number of columns."""
+        return -(-columns // self.columns) * self.columns
+
+
+# One shape for everything: a matrix product of 32 rows gives each row the same bits wherever it
+# stands and whoever else rides along, which products of different heights do not.
+BITWISE_SHAPES = Shapes(buckets=(32,), chunk=32, alone=True)
