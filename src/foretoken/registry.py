@@ -65,9 +65,24 @@ def register(role: Role, name: str, where: str) -> None:
 
 def find(role: Role, name: str) -> Any:
     """The class of a name. Raises ConfigError that lists what is known."""
-    where = table(role).get(name)
+    where, field = table(role).get(name), "method" if role == "drafter" else role
     if where is None:
-        known = [n for n in names(role) if not getattr(find(role, n), "testing", False)]
-        raise ConfigError("method" if role == "drafter" else role, name, f"one of {', '.join(known)}")
+        raise ConfigError(field, name, f"one of {', '.join(_shown(role))}")
     module, _, attribute = where.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        accepted = f"a method that can be loaded ({where!r}: {error})"
+        raise ConfigError(field, name, accepted) from error
+
+
+def _shown(role: Role) -> list[str]:
+    """Names for users: those that load and are not for testing."""
+    out = []
+    for name in names(role):
+        try:
+            if not getattr(find(role, name), "testing", False):
+                out.append(name)
+        except ConfigError:  # somebody else's broken package must not hide the user's mistake
+            continue
+    return out

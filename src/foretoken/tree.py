@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from foretoken.types import BoolArray
 
+T = TypeVar("T")
 Kind = Literal["point", "sampled", "without_replacement"]
 KINDS: tuple[Kind, ...] = ("point", "sampled", "without_replacement")
 
@@ -126,15 +127,20 @@ class DraftTree:
         """
         if self.kind != "point":
             raise ValueError(f"pruning a {self.kind!r} tree would bias it")
-        wanted, new, order = set(keep), {-1: -1}, []
+        wanted, new = set(keep), {-1: -1}
+        order: list[int] = []
         for i, parent in enumerate(self.parents):
             if i in wanted and parent in new:
                 new[i] = len(order)
                 order.append(i)
-        pick = lambda xs: [xs[i] for i in order] if xs else ()  # noqa: E731
         return DraftTree(
-            pick(self.tokens) or (), [new[self.parents[i]] for i in order], pick(self.q),
-            self.kind, self.dist, pick(self.dist_row), pick(self.sources),
+            _pick(self.tokens, order),
+            [new[self.parents[i]] for i in order],
+            _pick(self.q, order),
+            self.kind,
+            self.dist,
+            _pick(self.dist_row, order),
+            _pick(self.sources, order),
         )
 
     def first(self, nodes: int) -> DraftTree:
@@ -161,6 +167,11 @@ class DraftTree:
                 q[at] = max(q[at], other.q[i])
             new[i] = at
         return DraftTree(tokens, parents, q)
+
+
+def _pick(values: Sequence[T], order: Sequence[int]) -> Sequence[T]:
+    """The values of these nodes; an absent field stays absent."""
+    return [values[i] for i in order] if values else ()
 
 
 EMPTY = DraftTree()

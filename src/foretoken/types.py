@@ -53,7 +53,7 @@ class Sampling(Options):
     logit_bias: Mapping[int, float] = Field(default_factory=dict, description="added to logits")
     suppress_tokens: tuple[int, ...] = Field((), description="never written")
     begin_suppress_tokens: tuple[int, ...] = Field((), description="never written first")
-    forced_bos_token_id: int | None = Field(None, description="written first")
+    forced_bos_token_id: int | None = Field(None, description="written after a prompt of one token")
     forced_eos_token_id: int | None = Field(None, description="written at max_new_tokens")
     min_new_tokens: int = Field(0, ge=0, description="no end of text before")
     processors: tuple[Any, ...] = Field((), description="LogitsProcessors, called last-but-warpers")
@@ -86,6 +86,7 @@ class Request:
     prediction: Sequence[int] | None = None  # expected output, for drafters that need "prediction"
     id: str = ""
     keep_logits: bool = False  # keep the target's raw row of every token given out
+    keep_cache: bool = False  # hold the KV rows after the end, for `Engine.add(..., resume=)`
     on_tokens: Callable[[Session, list[int]], None] | None = None  # called after every commit
 
 
@@ -112,7 +113,8 @@ class Stats:
 @dataclass
 class Session:
     """One request being decoded. Invariant between steps: `cache.length == len(tokens) - 1`
-    (0 before the first step); the last token is the root of the next draft."""
+    (before the first step: the rows taken over from a resumed session, 0 without one); the last
+    token is the root of the next draft."""
 
     request: Request
     tokens: list[int]  # prompt and what was committed; only commit/ appends

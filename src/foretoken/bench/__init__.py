@@ -1,1 +1,1 @@
-"""Fair comparison: same model, same prompts, same process, text checked before speed."""
+"""Comparisons: same model, same prompts, same process, and the same text before any speed."""

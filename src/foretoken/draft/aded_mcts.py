@@ -64,7 +64,7 @@ def search(read: Read, a: int, b: int, dice: random.Random, how: Constants) -> l
     best = sorted(nodes, key=lambda node: -node.visits)[: how.keep]
     paths = [list(node.path) for node in best]
     for path in paths:
-        path += read(*_last(a, b, path))[0][:1]
+        path.extend(read(*_last(a, b, path))[0][:1])
     return [list(path) for path in dict.fromkeys(tuple(path) for path in paths) if path]
 
 

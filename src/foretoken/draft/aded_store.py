@@ -1,4 +1,4 @@
-"""What one scope of ADED knows: rows of the base table and, over them, rows learned while running."""
+"""What one scope of ADED knows: rows of the base table and, over them, rows learned since."""
 
 from __future__ import annotations
 
@@ -29,29 +29,25 @@ class Store:
         self.base, self.max_successors, self.decay = base, max_successors, decay
         self.overlay = Overlay(max_rows)
         self.users = 0  # sessions that are open on it
+        self.heavy = False  # whether weights may sum to more than 1: once something was bumped
         self._learned = self.overlay.get
         self._tries: OrderedDict[tuple[int, ...], int] = OrderedDict()
 
     def row(self, a: int, b: int) -> Row:
         """The pair's row, else the back-off row of b; probabilities sum to at most 1."""
-        return self.own((a, b)) or self.own((-1, b)) or NO_ROW
-
-    def own(self, key: Pair) -> Row | None:
-        """The key's own row, without back-off."""
-        row = self._learned(key)
-        if row is not None:
-            return normalise(row)
-        if self.base is None:
-            return None
-        row = self.base.row(*key)
-        return row if row[0] else None
-
-    def weights(self, a: int, b: int) -> Row:
-        """The pair's weights as they stand, neither shrunk nor normalised (mode "reference")."""
         row = self._learned((a, b))
-        if row is not None:
-            return row
-        return NO_ROW if self.base is None else self.base.trigram(a, b)[0]
+        if row is None and self.base is not None:
+            row = self.base.row(a, b)
+        if row is None or not row[0]:
+            row = self.weights((-1, b))
+        return normalise(row) if self.heavy else row
+
+    def weights(self, key: Pair) -> Row:
+        """The key's weights as they stand, which may sum to more than 1; NO_ROW if unknown."""
+        row = self._learned(key)
+        if row is None:
+            return NO_ROW if self.base is None else self.base.row(*key)
+        return row
 
     def optimistic(self, beta: float, a: int, b: int) -> Row:
         """The row with beta * sqrt(ln N / (1 + n)) added to tri-grams judged n of N times."""
@@ -75,24 +71,23 @@ class Store:
 
     def learn(self, key: Pair, new: Row, share: float) -> None:
         """Blend `new` into the key's row; a key without one starts from `new` alone."""
-        old = self._learned(key)
-        if old is None and self.base is not None:
-            old = self.base.row(*key)
-        if not old or not old[0]:
-            share, old = 1.0, NO_ROW
+        old = self.weights(key)
+        if not old[0]:
+            share = 1.0
         elif self.decay != 1.0:
             old = (old[0], [w * self.decay for w in old[1]])
         self.overlay.put(key, blend(old, new, share, self.max_successors))
 
-    def bump(self, a: int, b: int, token: int, gain: float, cap: float) -> None:
+    def bump(self, key: Pair, token: int, gain: float, cap: float) -> None:
         """Add `gain` to one weight, up to `cap`; the entry is made if it is absent."""
-        row = self.weights(a, b)
+        self.heavy = True
+        row = self.weights(key)
         weights = {t: w * self.decay for t, w in zip(row[0], row[1], strict=True)}
         weights[token] = min(weights.get(token, 0.0) + gain, cap)
         kept = rank(weights, self.max_successors)
         if token not in kept[0]:  # a full row of heavier ones: the lightest makes room
             kept = ([*kept[0][:-1], token], [*kept[1][:-1], weights[token]])
-        self.overlay.put((a, b), kept)
+        self.overlay.put(key, kept)
 
     def count(self, tokens: Sequence[int], trust: float) -> None:
         """Take up a text: n occurrences of a pair weigh n / (n + trust) against what was known."""
@@ -105,8 +100,8 @@ class Store:
                 found[c] = found.get(c, 0) + 1
             for key, found in seen.items():
                 n = sum(found.values())
-                old = self.own(key) or self.own((-1, key[1])) or NO_ROW
-                share = n / (n + trust) if old[0] else 1.0
+                old = self.row(*key)
+                share = n / (n + trust)
                 new = rank({t: k / n for t, k in found.items()}, len(found))
                 self.overlay.put(key, blend(old, new, share, self.max_successors))
 
@@ -118,3 +113,4 @@ class Store:
         """Take up what `state` gave."""
         for a, b, tokens, weights in rows:
             self.overlay.put((a, b), (list(tokens), list(weights)))
+            self.heavy = self.heavy or sum(weights) > 1.001  # beyond rounding

@@ -30,15 +30,13 @@ class NgramIndex:
                 ends[tuple(tokens[end - n : end])] = end
         self._done = max(self._done, length - 1)
         for n in range(min(self.max_n, length), self.min_n - 1, -1):
-            end = ends.get(tuple(tokens[length - n :]))
-            if end is not None:
-                return n, end
+            found = ends.get(tuple(tokens[length - n :]))
+            if found is not None:
+                return n, found
         return 0, 0
 
 
-def continuation(
-    tokens: Sequence[int], end: int, length: int, eos: Sequence[int]
-) -> list[int]:
+def continuation(tokens: Sequence[int], end: int, length: int, eos: Sequence[int]) -> list[int]:
     """What followed `end`, as if the text from there on repeated for ever; nothing after an eos."""
     period = len(tokens) - end
     out: list[int] = []

@@ -1,7 +1,7 @@
 """oracle and corrupt: drafters that know the answer, or know it up to a stated share of errors.
 
-For tests and cost studies: the oracle is the upper bound on what any chain can gain; `corrupt` sweeps
-the acceptance rate while everything else stays the same.
+For tests and cost studies: the oracle is the upper bound on what any chain can gain; `corrupt`
+sweeps the acceptance rate while everything else stays the same.
 """
 
 from __future__ import annotations

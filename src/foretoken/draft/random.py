@@ -1,4 +1,4 @@
-"""random: a tree of random shape and random tokens. It is hardly ever right, which tests need."""  # noqa: A005
+"""random: a tree of random shape and random tokens. It is hardly ever right, which tests need."""
 
 from __future__ import annotations
 

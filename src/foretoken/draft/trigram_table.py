@@ -1,4 +1,4 @@
-"""Tri-gram rows at run time: a read-only, memory-mapped base and a mutable overlay of what was seen.
+"""Tri-gram rows at run time: a read-only, memory-mapped base and an overlay of what was seen.
 
 A row is the successors of a token pair, likeliest first, with honest probabilities: a base row was
 pruned *after* division by its total, so it may sum to less than 1.
@@ -19,9 +19,9 @@ import struct
 import sys
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,6 +36,7 @@ PREFIX = struct.Struct("<16sII32s")  # magic, version, header bytes, sha256 of t
 ALIGN = 64
 WEIGHT_BITS = np.dtype("<u2")  # float16 bit patterns
 _CACHED_ROWS = 1 << 16
+_FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}  # of memoryview
 
 # float16 bit patterns of 0.0 .. 1.0 are 0 .. 0x3C00: decoding is one look-up
 _WEIGHT: list[float] = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(float).tolist()
@@ -64,10 +65,12 @@ def sections(vocab: int) -> dict[str, np.dtype[Any]]:
     }
 
 
-def rank(weights: Mapping[int, float], limit: int) -> Row:
+def rank(weights: dict[int, float], limit: int) -> Row:
     """The `limit` heaviest entries, ties by token id."""
-    best = sorted((-w, t) for t, w in weights.items())[:limit]
-    return [t for _, t in best], [-w for w, _ in best]
+    get = weights.__getitem__
+    # two sorts of plain numbers, the second one stable, beat one of tuples by a factor of three
+    best = sorted(sorted(weights), key=get, reverse=True)[:limit]
+    return best, list(map(get, best))
 
 
 def normalise(row: Row) -> Row:
@@ -79,10 +82,12 @@ def normalise(row: Row) -> Row:
 def blend(old: Row, new: Row, share: float, limit: int) -> Row:
     """(1 - share) old + share new, the `limit` heaviest entries."""
     keep = 1.0 - share
-    weights = {t: keep * w for t, w in zip(old[0], old[1], strict=True)}
-    get = weights.get
+    weights = dict(zip(old[0], [keep * w for w in old[1]], strict=True))
     for token, weight in zip(new[0], new[1], strict=True):
-        weights[token] = get(token, 0.0) + share * weight
+        if token in weights:
+            weights[token] += share * weight
+        else:
+            weights[token] = share * weight
     return rank(weights, limit)
 
 
@@ -129,7 +134,7 @@ class TrigramTable:
                 "the file is truncated or was overwritten"
             )
         if verify and hashlib.sha256(body).hexdigest() != header["sha256"]:
-            raise ArtifactError(f"{path}: the checksum of the sections differs; the file is corrupt")
+            raise ArtifactError(f"{path}: the file is corrupt: its checksum differs")
         return cls(path, header, _views(path, header, body))
 
     @property
@@ -221,7 +226,7 @@ def _read_header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
         raise ArtifactError(f"{path}: not a tri-gram table of foretoken")
     _, version, size, digest = PREFIX.unpack_from(data)
     if version != VERSION:
-        raise ArtifactError(f"{path}: version {version}; this foretoken reads {VERSION}; rebuild it")
+        raise ArtifactError(f"{path}: version {version}; this foretoken reads {VERSION}")
     text = bytes(data[PREFIX.size : PREFIX.size + size])
     if hashlib.sha256(text).digest() != digest:
         raise ArtifactError(f"{path}: the header is truncated or corrupt")
@@ -237,7 +242,7 @@ def _views(path: Path, header: dict[str, Any], body: memoryview) -> dict[str, An
         view = body[offset : offset + count * kind.itemsize]
         if len(view) != count * kind.itemsize:
             raise ArtifactError(f"{path}: section {name} is truncated")
-        views[name] = view.cast(kind.char)
+        views[name] = view.cast(_FORMAT[kind.itemsize])
     for kind_name, start in (("tri", views["tri_start"]), ("bi", views["bi_start"])):
         if start[-1] != len(views[kind_name + "_token"]):
             raise ArtifactError(f"{path}: the sections of the {kind_name}-grams disagree")

@@ -67,24 +67,44 @@ def build(
     Raises ConfigError for unknown names or options, CapabilityError for a pair that cannot be:
     a drafter that needs what the target does not give, or a draft kind that the rule would bias.
     """
-    if isinstance(method, str):
-        cls = registry.find("drafter", method)
-        method = cls(options(cls.Options, drafter_options or {}, method), context)
-    if isinstance(policy, str):
-        cls = registry.find("policy", policy)
-        defaults = {"nodes": method.nodes} if "nodes" in cls.Options.model_fields else {}
-        chosen = options(cls.Options, {**defaults, **(policy_options or {})}, policy)
-        policy = cls(chosen, cost_curve(target) if cls.needs_curve else None)
-    if isinstance(verifier, str):
-        verifier = registry.find("verifier", verifier)()
-    if missing := {need for need in method.needs if need not in {*target.features, "prediction"}}:
+    drafter = _drafter(method, drafter_options or {}, context)
+    rule: Verifier = (
+        registry.find("verifier", verifier)() if isinstance(verifier, str) else verifier
+    )
+    _check_pair(target, drafter, rule)
+    return Method(
+        drafter.name, drafter, _policy(policy, policy_options or {}, drafter, target), rule
+    )
+
+
+def _drafter(method: str | Drafter, values: Mapping[str, Any], context: Context) -> Drafter:
+    if isinstance(method, Drafter):
+        return method
+    cls: type[Drafter] = registry.find("drafter", method)
+    return cls(options(cls.Options, values, method), context)
+
+
+def _policy(
+    policy: str | Policy, values: Mapping[str, Any], drafter: Drafter, target: Target
+) -> Policy:
+    if isinstance(policy, Policy):
+        return policy
+    cls: type[Policy] = registry.find("policy", policy)
+    defaults = {"nodes": drafter.nodes} if "nodes" in cls.Options.model_fields else {}
+    chosen = options(cls.Options, {**defaults, **values}, policy)
+    # a drafter that never drafts needs no curve, which would take seconds to measure
+    measured = cost_curve(target) if cls.needs_curve and drafter.nodes else None
+    return cls(chosen, measured)
+
+
+def _check_pair(target: Target, drafter: Drafter, verifier: Verifier) -> None:
+    if missing := drafter.needs - {*target.features, "prediction"}:
         raise CapabilityError(
-            f"drafter {method.name!r} needs {', '.join(sorted(missing))}, which this target does "
+            f"drafter {drafter.name!r} needs {', '.join(sorted(missing))}, which this target does "
             f"not give (it gives {', '.join(sorted(target.features))})"
         )
-    if method.emits not in verifier.accepts:
+    if drafter.emits not in verifier.accepts:
         raise CapabilityError(
-            f"drafter {method.name!r} emits {method.emits!r} drafts, which verifier "
+            f"drafter {drafter.name!r} emits {drafter.emits!r} drafts, which verifier "
             f"{verifier.name!r} does not accept (it accepts {', '.join(sorted(verifier.accepts))})"
         )
-    return Method(method.name, method, policy, verifier)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from foretoken.commit.text import TextStream
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import Method, build
 from foretoken.engine.loop import step
-from foretoken.errors import ConfigError
+from foretoken.errors import ConfigError, ForetokenError
 from foretoken.policy.base import Policy
 from foretoken.prompt.sampling import Warper
 from foretoken.prompt.tokens import tokenizer_hash
-from foretoken.target.base import NoCache, Target
+from foretoken.target.base import KVCache, NoCache, Target
 from foretoken.types import Completion, Request, Session, Step
 from foretoken.verify.base import Verifier
 
@@ -56,7 +57,7 @@ class Engine:
         self.method = self.use(method, policy, verifier, options, policy_options)
         self.sessions: list[Session] = []
         self._waiting: list[Session] = []
-        self._count = 0
+        self._indices = count()
         self._lock = threading.RLock()
 
     def use(
@@ -77,32 +78,71 @@ class Engine:
             )
         return self._methods[key]
 
-    def add(self, request: Request, method: Method | None = None) -> Session:
-        """Take a request in; it joins at the next step. Raises ConfigError for a bad request."""
+    def add(
+        self, request: Request, method: Method | None = None, resume: Session | None = None
+    ) -> Session:
+        """Take a request in; it joins at the next step. Raises ConfigError for a bad request.
+
+        resume: a finished session of a request with `keep_cache`. Its KV rows pass to the new
+        session, which reads only what its prompt does not share with that session's tokens.
+        """
         self._check(request)
         chosen = method or self.method
         limits, sampling = request.limits, request.sampling
         eos = limits.eos_token_ids if limits.eos_token_ids is not None else self.target.eos
         room = min(limits.max_new_tokens, self.target.max_context - len(request.prompt))
+        limits = limits.model_copy(update={"max_new_tokens": room})  # the context ends text, too
+        capacity = len(request.prompt) + room + DRAFT_ROWS
+        stop = StopRule(limits, eos, self._decode if self.tokenizer else None)
         session = Session(
             request=request,
             tokens=list(request.prompt),
-            cache=NoCache(len(request.prompt) + room + DRAFT_ROWS),
+            cache=NoCache(capacity),
             drafter=chosen.drafter,
             policy=chosen.policy,
             verifier=chosen.verifier,
-            warper=Warper(sampling, request.prompt, eos, limits.max_new_tokens, self.target.vocab),
-            stop=StopRule(limits, eos, self._decode if self.tokenizer else None),
-            index=self._count,
+            warper=Warper(
+                sampling, request.prompt, stop.eos, limits.max_new_tokens, self.target.vocab
+            ),
+            stop=stop,
+            index=next(self._indices),  # atomic: streams are opened from many threads
         )
         session.memo["guarantee"] = chosen.guarantee
-        self._count += 1
+        if resume is not None:
+            session.cache = self._take(resume, request.prompt, capacity)
         self._waiting.append(session)
         return session
 
+    def _take(self, old: Session, prompt: Sequence[int], capacity: int) -> KVCache:
+        """The old session's cache, cut to what it shares with the prompt. The prompt's last token
+        is always read anew: its row of logits is where the new text begins."""
+        cache = old.cache
+        kept = old.request.keep_cache and not isinstance(cache, NoCache)
+        if old.finish_reason is None or not kept:
+            raise ConfigError("resume", old.index, "a finished session whose cache was kept")
+        held = zip(old.tokens[: cache.length], prompt[:-1], strict=False)
+        with self._lock:  # another thread may be in a step, and this may move the pool's rows
+            old.cache = NoCache(0)
+            cache.truncate(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], held)))
+            cache.reserve(capacity)
+        return cache
+
+    def release(self, session: Session) -> None:
+        """Give back the memory that a finished session kept. Calling it twice is harmless."""
+        if session.finish_reason is not None:
+            with self._lock:
+                cache, session.cache = session.cache, NoCache(0)
+                cache.release()
+
     def _join(self, session: Session) -> None:
-        session.cache = self.target.new_cache(session.cache.capacity)
-        session.drafter.begin(session)
+        if isinstance(session.cache, NoCache):
+            session.cache = self.target.new_cache(session.cache.capacity)
+        try:
+            session.drafter.begin(session)
+        except BaseException:
+            session.finish_reason = "error"
+            session.cache.release()
+            raise
         self.sessions.append(session)
 
     def _check(self, request: Request) -> None:
@@ -121,6 +161,10 @@ class Engine:
         An exception (a raising user criterion, an interrupt) ends the sessions' memory, not the
         engine: the sessions are cancelled with what they had written, then it is raised again.
         """
+        with self._lock:
+            return self._step()
+
+    def _step(self) -> list[tuple[Session, Step]]:
         while self._waiting and len(self.sessions) < self.max_sessions:
             self._join(self._waiting.pop(0))
         if not self.sessions:
@@ -132,9 +176,10 @@ class Engine:
             for session in riders:
                 self._leave(session, session.finish_reason or "error")
             raise
-        for session, done in zip(riders, steps, strict=True):
+        for session in riders:  # all leave before any callback, which may raise or cancel
             if session.finish_reason is not None:
                 self._leave(session, session.finish_reason)
+        for session, done in zip(riders, steps, strict=True):
             if session.request.on_tokens is not None:
                 session.request.on_tokens(session, done.committed.tokens)
         return list(zip(riders, steps, strict=True))
@@ -145,14 +190,19 @@ class Engine:
             if session in self._waiting:
                 self._waiting.remove(session)
                 session.finish_reason = "cancelled"
+                if not session.request.keep_cache:
+                    self.release(session)
             elif session in self.sessions:
                 self._leave(session, session.finish_reason or "cancelled")
 
     def _leave(self, session: Session, reason: str) -> None:
         session.finish_reason = reason
         self.sessions.remove(session)
-        session.drafter.end(session)
-        session.cache.release()
+        try:
+            session.drafter.end(session)
+        finally:
+            if not session.request.keep_cache:
+                session.cache.release()
 
     def run(
         self,
@@ -161,8 +211,10 @@ class Engine:
         on_step: Callable[[Session, Step], None] | None = None,
     ) -> list[Completion]:
         """Decode all requests; completions in their order. Ctrl-C cancels what is left."""
-        sessions = [self.add(request, method) for request in requests]
+        sessions: list[Session] = []
         try:
+            for request in requests:  # in the try: a bad one must not leave others waiting
+                sessions.append(self.add(request, method))
             while any(s.finish_reason is None for s in sessions):
                 for session, done in self.step():
                     if on_step is not None:
@@ -182,13 +234,17 @@ class Engine:
         text = TextStream(self._decode, request.limits.stop)
         given = 0
         try:
-            while session.finish_reason is None:
-                with self._lock:
+            ended = False
+            while not ended:
+                with self._lock:  # another stream's step may write, or end, this session as well
                     if session.finish_reason is None and len(session.output) == given:
                         self.step()
-                new, given = session.output[given:], len(session.output)
-                if piece := text.push(new):
+                    output, ended = session.output, session.finish_reason is not None
+                if piece := text.push(output[given:]):
                     yield piece
+                given = len(output)
+            if session.finish_reason == "error":  # raised to whoever made the step
+                raise ForetokenError("the text broke off: another request of its batch failed")
             if rest := text.finish(session.text_end):
                 yield rest
         finally:
@@ -198,7 +254,15 @@ class Engine:
         """`stream` for asyncio: steps run in a thread, so that the event loop stays free."""
         pieces = self.stream(request, method)
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            while True:
+                call = asyncio.create_task(asyncio.to_thread(next, pieces, None))
+                try:
+                    piece = await asyncio.shield(call)
+                except asyncio.CancelledError:
+                    await asyncio.wait({call})  # a generator in its step cannot be closed
+                    raise
+                if piece is None:
+                    return
                 yield piece
         finally:
             pieces.close()  # type: ignore[attr-defined]

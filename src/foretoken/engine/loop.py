@@ -42,8 +42,9 @@ def draft(target: Target, session: Session) -> tuple[Budget, DraftTree]:
     """
     budget = session.policy.budget(session)
     held = len(session.tokens)
-    depth = min(budget.depth, session.room - 1, target.max_context - held)
-    nodes = min(budget.nodes, session.cache.capacity - held) if depth > 0 else 0
+    depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
+    room = min(session.cache.capacity - held, target.max_draft)
+    nodes = min(budget.nodes, room) if depth > 0 else 0
     budget = replace(budget, nodes=max(nodes, 0), depth=max(depth, 0))
     if not budget.nodes:
         return budget, EMPTY

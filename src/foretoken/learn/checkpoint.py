@@ -42,7 +42,9 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ArtifactError(f"{path}: not a readable checkpoint; delete it to start over") from error
+        raise ArtifactError(
+            f"{path}: not a readable checkpoint; delete it to start over"
+        ) from error
     if not isinstance(state, dict):
         raise ArtifactError(f"{path}: not a checkpoint; delete it to start over")
     return state

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import platform
+import sys
 import sysconfig
 import textwrap
 from collections import Counter
@@ -20,10 +21,8 @@ from foretoken.errors import ConfigError
 
 # Tests, vendored wheels, tables and generated files: little to learn from, or specific to one
 # machine (_sysconfigdata holds build paths).
-SKIPPED_FOLDERS = frozenset(
-    "test tests idle_test site-packages dist-packages encodings pydoc_data _bundled __pycache__ "
-    "msilib".split()
-)
+SKIPPED_FOLDERS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+SKIPPED_FOLDERS |= {"encodings", "pydoc_data", "_bundled", "msilib"}
 SKIPPED_FILES = frozenset({"entities.py", "stringprep.py", "this.py"})
 SKIPPED_PREFIXES = ("_sysconfigdata", "__phello__")
 
@@ -109,13 +108,14 @@ def stdlib_source(root: Path | None = None) -> tuple[list[Document], Source]:
         documents.append(Document("module", name, text))
         documents += [Document("function", name, function) for function in functions]
     name = f"CPython {platform.python_version()} standard library"
-    return documents, Source(name, "PSF-2.0", digest.hexdigest(), size, _counts(documents))
+    return documents, Source(name, _psf_licence(), digest.hexdigest(), size, _counts(documents))
 
 
 def file_source(path: Path) -> tuple[list[Document], Source]:
     """Documents of one file: JSONL rows (`question` + `answer`, or `text`), else the whole text.
 
-    The licence is the first line of a `LICENSE.<prefix of the file's name>` beside the file.
+    The licence is the first line, and the copyright, of a `LICENSE.<prefix of the file's name>`
+    beside the file.
     """
     try:
         raw = path.read_bytes()
@@ -157,9 +157,11 @@ def _imports(tree: ast.Module) -> dict[str, str]:
         for alias in node.names:
             bound = (alias.asname or alias.name).split(".")[0]
             renamed = f"{alias.name} as {alias.asname}" if alias.asname else alias.name
-            start = f"from {'.' * node.level}{node.module or ''} " if isinstance(
-                node, ast.ImportFrom
-            ) else ""
+            start = (
+                f"from {'.' * node.level}{node.module or ''} "
+                if isinstance(node, ast.ImportFrom)
+                else ""
+            )
             found[bound] = f"{start}import {renamed}"
     return found
 
@@ -187,8 +189,13 @@ def _row(place: str, row: Any) -> Document:
 def _licence(path: Path) -> str:
     for notice in sorted(path.parent.glob("LICENSE.*")):
         if path.stem.startswith(notice.suffix[1:]):
-            return notice.read_text("utf-8").strip().splitlines()[0].strip()
+            lines = [line.strip() for line in notice.read_text("utf-8").strip().splitlines()]
+            return ", ".join([lines[0], *(s for s in lines[1:] if s.startswith("Copyright"))])
     return "not stated"
+
+
+def _psf_licence() -> str:
+    return f"PSF-2.0, {sys.copyright.splitlines()[0]}"
 
 
 def _skipped(path: Path) -> bool:

@@ -33,7 +33,7 @@ class TrainingError(ForetokenError):
     """Training cannot go on: the loss is no number. The last checkpoint is good."""
 
 
-class Interrupted(ForetokenError):
+class StoppedError(ForetokenError):
     """Training was asked to stop, and wrote a checkpoint first."""
 
     exit_code = 130
@@ -87,7 +87,7 @@ class LmRun:
     ) -> None:
         """Make the steps that are left, with evaluations and checkpoints in between.
 
-        `stop` is asked after every step; if it says yes a checkpoint is written and Interrupted
+        `stop` is asked after every step; if it says yes a checkpoint is written and StoppedError
         raised. TrainingError if the loss or the gradient is no finite number.
         """
         config = self.config
@@ -106,7 +106,9 @@ class LmRun:
             if last or stopping or self.step % config.checkpoint_every == 0:
                 save_checkpoint(self.checkpoint, self.state())
             if stopping:
-                raise Interrupted(f"stopped after step {self.step} of {config.steps}")
+                raise StoppedError(
+                    f"stopped after step {self.step} of {config.steps}; the same command goes on"
+                )
 
     def evaluate(self) -> dict[str, float]:
         """Loss on the held-out documents, nats per token, by kind."""
@@ -155,7 +157,7 @@ class LmRun:
         total = 0.0
         for inputs, targets in batches:
             loss = self.train_loss(inputs, targets)
-            (loss / len(batches)).backward()
+            torch.autograd.backward(loss / len(batches))
             total += loss.item() / len(batches)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
         if not math.isfinite(total) or not math.isfinite(norm):
@@ -178,25 +180,32 @@ class LmRun:
         rows = self.stream.rows(self.step * count, count).to(self.device)
         double = config.double_every and (self.step + 1) % config.double_every == 0
         seq = config.seq * (2 if double else 1)
-        for chunk in rows.split(config.micro):
+        for chunk in torch.split(rows, config.micro):
             yield chunk[:, :-1].reshape(-1, seq), chunk[:, 1:].reshape(-1, seq)
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with autocast(self.device):
             logits = self.model(input_ids=inputs, use_cache=False).logits  # [rows, seq, vocab]
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+        )
 
     @torch.no_grad()
     def _evaluate(self, inputs: Tensor, targets: Tensor) -> float:
         total = 0.0
-        parts = zip(inputs.split(EVALUATION_ROWS), targets.split(EVALUATION_ROWS), strict=True)
-        for x, y in parts:
+        for x, y in zip(
+            torch.split(inputs, EVALUATION_ROWS), torch.split(targets, EVALUATION_ROWS), strict=True
+        ):
             loss = self._loss(x.to(self.device), y.to(self.device))
             total += loss.item() * int((y != IGNORED).sum())
         return total / int((targets != IGNORED).sum())
 
     def _record(self, loss: float) -> None:
-        entry = {"step": self.step, "loss": round(loss, 5), "seconds": round(self.seconds, 2)}
+        entry: dict[str, Any] = {
+            "step": self.step,
+            "loss": round(loss, 5),
+            "seconds": round(self.seconds, 2),
+        }
         if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
             entry["held_out"] = {kind: round(value, 5) for kind, value in self.latest.items()}
         self.log.append(entry)

@@ -27,7 +27,7 @@ class Muon(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # noqa: ARG002
         """Apply one update from the gradients; parameters without a gradient stay."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
@@ -56,7 +56,7 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Nearest nearly-orthogonal matrices: [k, m, n] -> [k, m, n], singular values about 1."""
     a, b, c = NEWTON_SCHULZ
     flipped = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if flipped else matrices
+    x: Tensor = matrices.mT if flipped else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
@@ -67,7 +67,8 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
 def build_optimisers(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
     """Muon on the matrices inside the layers; AdamW on embeddings (tied head) and norms."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for weight in model.parameters():
         inside = weight.ndim == 2 and id(weight) not in embeddings
         (matrices if inside else others).append(weight)

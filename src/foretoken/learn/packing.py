@@ -18,8 +18,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document]) ->
     """Token ids [n] of each document, each with the end-of-text token as its last."""
     if not documents:
         return []
-    encoded = tokenizer([document.text for document in documents])["input_ids"]
-    return [np.asarray([*ids, tokenizer.eos_token_id], dtype=np.int32) for ids in encoded]
+    # The backend directly: the wrapper warns of documents longer than the model's context.
+    encoded = tokenizer.backend_tokenizer.encode_batch([document.text for document in documents])
+    return [np.asarray([*text.ids, tokenizer.eos_token_id], dtype=np.int32) for text in encoded]
 
 
 class RowStream:

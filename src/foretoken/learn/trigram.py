@@ -1,7 +1,7 @@
 """Count tri-grams and bi-grams of token documents, streaming and resumable, into a table file.
 
-Memory is bounded: tokens are counted in chunks, each chunk leaves a *run* (sorted keys, counts) in a
-work folder, and `finish` merges the runs range by range. A run is finished or absent, so that a
+Memory is bounded: tokens are counted in chunks, each chunk leaves a *run* (sorted keys, counts) in
+a work folder, and `finish` merges the runs range by range. A run is finished or absent, so that a
 build goes on after the last finished chunk. Counts add up in any order, hence a resumed build
 gives the same file, byte for byte.
 """
@@ -53,7 +53,12 @@ class TrigramBuilder:
     """
 
     def __init__(
-        self, work: Path, vocab: int, fingerprint: str = "", *, resume: bool = True,
+        self,
+        work: Path,
+        vocab: int,
+        fingerprint: str = "",
+        *,
+        resume: bool = True,
         chunk: int = CHUNK,
     ) -> None:
         if not 1 <= vocab <= 1 << 21:
@@ -76,8 +81,9 @@ class TrigramBuilder:
 
     def add(self, tokens: Tokens) -> None:
         """Count one document. Raises ConfigError if a token is outside the vocabulary."""
-        if len(tokens) and not (0 <= int(tokens.min()) and int(tokens.max()) < self.vocab):
-            bad = int(tokens.max()) if int(tokens.min()) >= 0 else int(tokens.min())
+        low, high = (int(tokens.min()), int(tokens.max())) if len(tokens) else (0, 0)
+        if low < 0 or high >= self.vocab:
+            bad = low if low < 0 else high
             raise ConfigError("tokens", bad, f"ids below the vocabulary's size, {self.vocab}")
         self._pending.append(tokens)
         self._pending_tokens += len(tokens)
@@ -105,8 +111,14 @@ class TrigramBuilder:
         self._pending, self._pending_tokens = [], 0
 
     def finish(
-        self, out: Path, tokenizer_hash: str, *, successors: int = 12, min_count: int = 1,
-        max_bytes: int | None = None, meta: dict[str, Any] | None = None,
+        self,
+        out: Path,
+        tokenizer_hash: str,
+        *,
+        successors: int = 12,
+        min_count: int = 1,
+        max_bytes: int | None = None,
+        meta: dict[str, Any] | None = None,
     ) -> Report:
         """Merge the runs and put the table at `out` in one move; the work folder goes.
 
@@ -123,15 +135,25 @@ class TrigramBuilder:
                 min_count = writer.smallest_min_count(max_bytes)
                 writer = self._rows(successors, min_count)
             header = {
-                "tokenizer_hash": tokenizer_hash, "vocab": self.vocab, "successors": successors,
-                "min_count": min_count, "tokens": self.tokens, "documents": self.documents,
-                "distinct": writer.distinct, "meta": meta or {},
+                "tokenizer_hash": tokenizer_hash,
+                "vocab": self.vocab,
+                "successors": successors,
+                "min_count": min_count,
+                "tokens": self.tokens,
+                "documents": self.documents,
+                "distinct": writer.distinct,
+                "meta": meta or {},
             }
             size = assemble(out, header, writer)
         shutil.rmtree(self.work, ignore_errors=True)
         return Report(
-            self.tokens, self.documents, writer.entries["tri"], writer.pairs, writer.distinct,
-            size, min_count,
+            self.tokens,
+            self.documents,
+            writer.entries["tri"],
+            writer.pairs,
+            writer.distinct,
+            size,
+            min_count,
         )
 
     def _rows(self, successors: int, min_count: int) -> RowWriter:
@@ -180,7 +202,9 @@ class TrigramBuilder:
         if state.get("fingerprint") != self.fingerprint:
             return False
         self.documents, self.tokens, self.runs = (
-            state["documents"], state["tokens"], state["runs"],
+            state["documents"],
+            state["tokens"],
+            state["runs"],
         )
         # A run that was renamed before its note was written is counted again.
         shutil.rmtree(self.work / f"run-{self.runs:05d}", ignore_errors=True)

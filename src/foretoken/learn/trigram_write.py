@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,7 +97,8 @@ class RowWriter:
         for count in range(1, _CLIP + 1):
             if self.size(count) <= max_bytes:
                 return count
-        raise ConfigError("max_bytes", max_bytes, f"at least {self.size(_CLIP)} for this vocabulary")
+        least = f"at least {self.size(_CLIP)} for this vocabulary"
+        raise ConfigError("max_bytes", max_bytes, least)
 
     def _prune(
         self, keys: Array, counts: Array, min_count: int
@@ -165,7 +167,7 @@ def assemble(out: Path, header: dict[str, Any], writer: RowWriter) -> int:
     return out.stat().st_size
 
 
-def _blocks(path: Path) -> Any:
+def _blocks(path: Path) -> Iterator[bytes]:
     """The file's bytes in blocks, zero-padded to the alignment."""
     with path.open("rb") as file:
         while block := file.read(_COPY):
@@ -173,4 +175,5 @@ def _blocks(path: Path) -> Any:
 
 
 def _codes(totals: Array) -> Array:
-    return np.clip(np.rint(8 * np.log2(np.maximum(totals, 1))), 0, 255)
+    codes: Array = np.clip(np.rint(8 * np.log2(np.maximum(totals, 1))), 0, 255)
+    return codes

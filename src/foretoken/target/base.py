@@ -86,3 +86,6 @@ class Target(Protocol):
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:
         """One forward over every job's fresh tokens and draft."""
+
+    def wait(self) -> None:
+        """Return when all work that was started is done (for clocks; a CPU has nothing to do)."""

@@ -85,8 +85,7 @@ def measure(
                 job = Job(cache, [0], DraftTree([0] * (n - 1), [-1] * (n - 1)))
                 start = perf_counter()
                 target.score([job])
-                if target.device.type == "cuda":
-                    torch.cuda.synchronize()
+                target.wait()
                 if repeat:  # the first round warms up
                     spent[n].append(perf_counter() - start)
         cache.release()

@@ -154,6 +154,11 @@ class HFTarget:
             out[i] = Scores(logits[b, root : root + len(jobs[i].tree) + 1])
         return [out[i] for i in range(len(jobs))]
 
+    def wait(self) -> None:
+        """See `Target`."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     @staticmethod
     def _slot(job: Job) -> SlotCache:
         if not isinstance(job.cache, SlotCache):

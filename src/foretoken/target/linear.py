@@ -32,7 +32,8 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if torch.compiler.is_compiling():
-            return packed_linear(x, self.handle, self.out_features)
+            traced: Tensor = packed_linear(x, self.handle, self.out_features)
+            return traced
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), self.packed, self.bias, "none", [], ""
         )

@@ -1,0 +1,159 @@
+"""`foretoken.generate`: text for some prompts, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from foretoken.draft.base import Drafter
+from foretoken.engine.build import options as checked
+from foretoken.engine.engine import Engine
+from foretoken.errors import ConfigError
+from foretoken.policy.base import Policy
+from foretoken.prompt.tokens import encode_prompt, load_tokenizer, render_chat
+from foretoken.target.base import Target
+from foretoken.types import Completion, Limits, Request, Sampling
+
+ONE_PROMPT = "a text, a list of token ids, a list of chat messages, or a list of these"
+
+
+def generate(  # noqa: PLR0913
+    model: Any,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    method: str | Drafter = "aded",
+    *,
+    options: Mapping[str, Any] | None = None,
+    policy: str | Policy = "marginal",
+    policy_options: Mapping[str, Any] | None = None,
+    sampling: Sampling | None = None,
+    limits: Limits | None = None,
+    batch_size: int = 8,
+    tenant: str = "",
+    keep_logits: bool = False,
+    dtype: str = "auto",
+    device: str = "auto",
+    **fields: Any,
+) -> Completion | list[Completion]:
+    """What the model writes after each prompt: a Completion for one prompt, a list for a list.
+
+    model: a folder or hub name (loaded for this call; `dtype` and `device` are for this case), what
+    `foretoken.load` returned, a Target, or a transformers model, which is used as it is and left
+    unchanged. For an object, calls that follow each other share the drafters' stores and the KV
+    memory, for as long as the object lives; `tenant` separates what requests may learn from.
+    tokenizer: an object, or the name of a folder; not needed where the model brings its own, nor
+    for token ids (`text` is then ""). prompts: a text, a list of token ids, a chat (list of
+    messages, through the tokenizer's template), or a list of these.
+    method, options, policy, policy_options: see `foretoken methods`. sampling, limits: or their
+    fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with seed + i.
+    batch_size: how many prompts ride in one forward; the text does not depend on it.
+
+    A Completion carries tokens, text, finish_reason, logprobs and stats (drafted, accepted,
+    tokens_per_step, counts by depth, seconds by part). Raises ConfigError that names the field,
+    CapabilityError for a model that cannot be sped up.
+    """
+    chosen, limit = _settings(sampling, limits, fields)
+    with _engine(model, tokenizer, dtype, device) as engine:
+        one, all_ids = _encode(engine.tokenizer, prompts)
+        requests = [
+            Request(
+                prompt=ids,
+                sampling=chosen.model_copy(update={"seed": chosen.seed + i}),
+                limits=limit,
+                tenant=tenant,
+                id=str(i),
+                keep_logits=keep_logits,
+            )
+            for i, ids in enumerate(all_ids)
+        ]
+        if batch_size < 1:
+            raise ConfigError("batch_size", batch_size, "a whole number from 1")
+        engine.max_sessions = batch_size
+        use = engine.use(method, policy, "walk", options, policy_options)
+        completions = engine.run(requests, use)
+    return completions[0] if one else completions
+
+
+def _settings(
+    sampling: Sampling | None, limits: Limits | None, fields: Mapping[str, Any]
+) -> tuple[Sampling, Limits]:
+    """Whole objects, or their fields by name; not both for the same thing."""
+    ours = {k: v for k, v in fields.items() if k in Sampling.model_fields}
+    ends = {k: v for k, v in fields.items() if k in Limits.model_fields}
+    known = [*Sampling.model_fields, *Limits.model_fields]
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(name, value, f"known fields: {', '.join(known)}")
+        if (sampling is not None and name in ours) or (limits is not None and name in ends):
+            whole = "sampling" if name in ours else "limits"
+            raise ConfigError(name, value, f"a field of {whole}=, which is given as well")
+    if isinstance(ends.get("stop"), str):
+        ends["stop"] = (ends["stop"],)
+    return (
+        sampling if sampling is not None else checked(Sampling, ours),
+        limits if limits is not None else checked(Limits, ends),
+    )
+
+
+@contextmanager
+def _engine(model: Any, tokenizer: Any, dtype: str, device: str) -> Iterator[Engine]:
+    from foretoken.engine.shared import shared_engine
+    from foretoken.target.load import Loaded, load
+
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(tokenizer)
+    if isinstance(model, str | Path):
+        model = load(str(model), dtype=dtype, device=device)
+    else:
+        for name, value in (("dtype", dtype), ("device", device)):
+            if value != "auto":
+                raise ConfigError(name, value, "nothing where the model is given as an object")
+    if isinstance(model, Loaded):
+        tokenizer = tokenizer if tokenizer is not None else model.tokenizer
+        source, assets = model.target, model.folder
+    elif isinstance(model, Target) or hasattr(model, "generation_config"):
+        source, assets = model, model_folder(model)
+    else:
+        accepted = "a folder, a hub name, a transformers model, or what foretoken.load returned"
+        raise ConfigError("model", type(model).__name__, accepted)
+    with shared_engine(source, tokenizer, assets) as engine:
+        yield engine
+
+
+def model_folder(model: Any) -> Path | None:
+    """The local folder that a model object was loaded from, where its tables may lie."""
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def _encode(tokenizer: Any, prompts: Any) -> tuple[bool, list[list[int]]]:
+    """Whether it is one prompt, and the token ids of each."""
+    if hasattr(prompts, "tolist"):
+        prompts = prompts.tolist()
+    if not isinstance(prompts, str | Sequence):
+        raise ConfigError("prompts", prompts, ONE_PROMPT)
+    one = isinstance(prompts, str) or (
+        len(prompts) > 0 and all(isinstance(item, int | Mapping) for item in prompts)
+    )
+    return one, [_ids(tokenizer, prompt) for prompt in ([prompts] if one else prompts)]
+
+
+def _ids(tokenizer: Any, prompt: Any) -> list[int]:
+    if hasattr(prompt, "tolist"):
+        prompt = prompt.tolist()
+    if isinstance(prompt, Sequence) and not isinstance(prompt, str):
+        if all(isinstance(item, int) for item in prompt):
+            return [int(item) for item in prompt]
+        if not all(isinstance(item, Mapping) for item in prompt):
+            raise ConfigError("prompts", prompt, ONE_PROMPT)
+    elif not isinstance(prompt, str):
+        raise ConfigError("prompts", prompt, ONE_PROMPT)
+    if tokenizer is None:
+        raise ConfigError("tokenizer", None, "a tokenizer, when prompts are not token ids")
+    return (
+        encode_prompt(tokenizer, prompt)
+        if isinstance(prompt, str)
+        else render_chat(tokenizer, prompt)
+    )

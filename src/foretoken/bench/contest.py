@@ -1,0 +1,85 @@
+"""Who compares what: the records of a comparison, what a contestant is, and who may look on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from foretoken.bench.prompts import Prompt
+from foretoken.errors import ConfigError
+from foretoken.types import Sampling, Session, Stats, Step
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to measure."""
+
+    max_new_tokens: int = 128
+    repeats: int = 3
+    batch: int = 1  # prompts that ride together
+    sampling: Sampling = field(default_factory=Sampling)
+    forced: bool = False  # follow the prompts' reference texts
+    cut_loops: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "repeats", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(name, getattr(self, name), "a whole number from 1")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt as every method decodes it."""
+
+    index: int  # among the prompts used
+    prompt: Prompt
+    limit: int  # tokens to write at most
+    expected: list[int]  # plain's text up to its first loop, or the reference text
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one group of prompts, once. Lists are [tasks of the group]."""
+
+    method: str
+    tasks: list[Task]
+    tokens: list[list[int]]  # what was written
+    wall: float  # seconds, the prompt's forward included, the watcher's time excluded
+    stats: list[Stats]  # [] for a peer
+    forwards: int  # of the target
+
+    @property
+    def count(self) -> int:
+        """Tokens written."""
+        return sum(map(len, self.tokens))
+
+
+class Watch:
+    """Who looks on while it runs: override what you need. Its time is not counted."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A phase of `total` runs begins: "plain text", "warm-up", "measuring"."""
+
+    def start(self, method: str, tasks: Sequence[Task]) -> None:
+        """A method begins a group."""
+
+    def step(self, method: str, task: Task, session: Session, step: Step) -> None:
+        """One step of one of our methods; peers have none."""
+
+    def done(self, run: Run) -> None:
+        """A run is finished."""
+
+
+class Contestant(Protocol):
+    """A method of ours or a peer."""
+
+    label: str
+    peer: bool
+    guarantee: str
+
+    def fresh(self) -> None:
+        """Forget what was learned."""
+
+    def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:
+        """Decode a group of tasks, timed."""

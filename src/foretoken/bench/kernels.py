@@ -1,0 +1,71 @@
+"""Packed against plain linear layers, at the row counts that a draft makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from foretoken.errors import CapabilityError
+from foretoken.target.linear import PackedLinear, can_pack
+from foretoken.types import Options
+
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class KernelResult(Options):
+    """One shape at one row count; medians."""
+
+    inputs: int
+    outputs: int
+    rows: int
+    plain_ms: float
+    packed_ms: float
+    ratio: float  # plain / packed: above 1, packing is faster
+
+
+def linear_shapes(model: nn.Module) -> list[tuple[int, int]]:
+    """(inputs, outputs) of a model's linear layers, each once."""
+    return sorted(
+        {
+            (module.in_features, module.out_features)
+            for module in model.modules()
+            if isinstance(module, nn.Linear | PackedLinear)
+        }
+    )
+
+
+@torch.inference_mode()
+def time_kernels(
+    target: Any, rows: Sequence[int] = ROWS, repeats: int = 20,
+    on_point: Callable[[KernelResult], None] = lambda _: None,
+) -> list[KernelResult]:  # fmt: skip
+    """Time the model's own shapes, interleaved, on random weights. Raises CapabilityError where
+    packing does not apply."""
+    if not can_pack(target.dtype, target.device):
+        raise CapabilityError(
+            f"kernels: packing applies to float32 on a CPU, this target is {target.dtype} on "
+            f"{target.device}"
+        )
+    out: list[KernelResult] = []
+    for inputs, outputs in linear_shapes(target.model):
+        plain = nn.Linear(inputs, outputs, bias=False)
+        packed = PackedLinear(plain)
+        for n in rows:
+            x = torch.randn(1, n, inputs)
+            spent: tuple[list[float], list[float]] = ([], [])
+            for repeat in range(repeats + 1):
+                for layer, times in zip((plain, packed), spent, strict=True):
+                    start = perf_counter()
+                    layer(x)
+                    if repeat:  # the first round warms up
+                        times.append(1000 * (perf_counter() - start))
+            a, b = median(spent[0]), median(spent[1])
+            out.append(KernelResult(inputs=inputs, outputs=outputs, rows=n, plain_ms=a,
+                                    packed_ms=b, ratio=a / b))  # fmt: skip
+            on_point(out[-1])
+    return out

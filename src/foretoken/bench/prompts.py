@@ -1,0 +1,122 @@
+"""Prompt files: what is decoded, and the reference text that the forced mode follows.
+
+A `.txt` file is one prompt. A `.jsonl` file holds one object a line: `prompt` (text to go on from),
+`question` or the first of `turns` (asked through the model's chat template where it has one);
+`canonical_solution`, `answer`, `reference`, `solution` or `ground_truth` is the reference text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretoken.errors import ConfigError
+from foretoken.prompt.tokens import encode_prompt, render_chat
+
+KINDS = ("prompt", "question", "turns")
+REFERENCES = ("canonical_solution", "answer", "reference", "solution", "ground_truth")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One text to go on from."""
+
+    name: str  # file and line
+    tokens: list[int]
+    text: str
+    reference: list[int] | None = None  # token ids of the reference text
+
+
+Row = tuple[str, Mapping[str, Any]]  # file and line, the object
+
+
+def read_prompts(
+    files: Sequence[str | Path], tokenizer: Any, limit: int | None = None
+) -> list[Prompt]:
+    """`encode` of `read_rows`."""
+    return encode(read_rows(files, limit), tokenizer)
+
+
+def read_rows(files: Sequence[str | Path], limit: int | None = None) -> list[Row]:
+    """The prompts of some files, in turn (first of each file, second of each, ...).
+
+    limit: at most so many in all. Raises ConfigError for a missing, empty or malformed file.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError("limit", limit, "a whole number from 1")
+    if not files:
+        raise ConfigError("prompts", "", "at least one file")
+    lists = [_read(Path(file)) for file in files]
+    longest = max(map(len, lists))
+    return [rows[i] for i in range(longest) for rows in lists if i < len(rows)][:limit]
+
+
+def encode(rows: Sequence[Row], tokenizer: Any) -> list[Prompt]:
+    """Texts to token ids. Raises ConfigError for a prompt that has none."""
+    return [_encode(name, row, tokenizer) for name, row in rows]
+
+
+def _read(path: Path) -> list[Row]:
+    if path.suffix not in (".txt", ".jsonl"):
+        raise ConfigError("prompts", str(path), "a .txt file (one prompt) or a .jsonl file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError("prompts", str(path), f"a readable file ({why})") from None
+    if path.suffix == ".txt":
+        rows: list[Row] = [(path.name, {"prompt": text})] if text.strip() else []
+    else:
+        lines = enumerate(text.splitlines(), start=1)
+        rows = [(f"{path.name}:{n}", _object(path, n, line)) for n, line in lines if line.strip()]
+    if not rows:
+        raise ConfigError("prompts", str(path), "a file with at least one prompt")
+    return rows
+
+
+def _object(path: Path, n: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or _text(row) is None:
+        raise ConfigError(
+            "prompts", f"{path} line {n}", f"a JSON object with one of {', '.join(KINDS)} as text"
+        )
+    return row
+
+
+def _text(row: Mapping[str, Any]) -> str | None:
+    """The prompt's text; None if there is none."""
+    found = next((row[kind] for kind in KINDS if row.get(kind)), None)
+    if isinstance(found, list):
+        found = found[0]
+    return found if isinstance(found, str) else None
+
+
+def _encode(name: str, row: Mapping[str, Any], tokenizer: Any) -> Prompt:
+    text = _text(row) or ""
+    chat = "prompt" not in row and bool(getattr(tokenizer, "chat_template", None))
+    user = {"role": "user", "content": text}
+    tokens = render_chat(tokenizer, [user]) if chat else encode_prompt(tokenizer, text)
+    reference = next((row[key] for key in REFERENCES if isinstance(row.get(key), str)), None)
+    ids = None
+    if reference:
+        written = _as_answer(tokenizer, user, reference) if chat else reference
+        ids = [int(i) for i in tokenizer.encode(written, add_special_tokens=False)]
+    return Prompt(name, tokens, text, ids or None)
+
+
+def _as_answer(tokenizer: Any, user: Mapping[str, str], answer: str) -> str:
+    """What follows the prompt when the template writes this answer: its spaces and its end."""
+    try:
+        asked = tokenizer.apply_chat_template([user], add_generation_prompt=True, tokenize=False)
+        both = tokenizer.apply_chat_template(
+            [user, {"role": "assistant", "content": answer}], tokenize=False
+        )
+    except Exception:  # noqa: BLE001  (templates raise errors of their own; the answer stands alone)
+        return answer
+    return str(both[len(asked) :]) if both.startswith(asked) else answer

@@ -1,0 +1,180 @@
+"""foretoken bench: same model, same prompts, same process, and the same text before any speed."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from foretoken.cli.bench_options import HowOptions, OutOptions, WhatOptions, WrittenOptions
+from foretoken.cli.options import TargetOptions, grouped, load_target
+from foretoken.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foretoken.bench.contest import Plan
+    from foretoken.bench.prompts import Prompt
+    from foretoken.bench.spec import Spec
+    from foretoken.engine.engine import Engine
+
+INTERRUPTED = 130
+
+
+@grouped
+def bench(
+    target: TargetOptions,
+    what: WhatOptions,
+    how: HowOptions,
+    written: WrittenOptions,
+    out: OutOptions,
+) -> None:
+    """Compare methods. Tables go to stderr; exit code 1 if a text differs that must not."""
+    run = Bench(target, what, how, written)
+    code = {
+        "compare": run.compare, "parity": run.parity, "memory": run.memory, "kernels": run.kernels,
+    }[run.mode]()  # fmt: skip
+    document = jsonlib.dumps(run.document)
+    if out.save is not None:
+        out.save.write_text(document + "\n", encoding="utf-8")
+    if out.json:
+        typer.echo(document)
+    raise typer.Exit(code)
+
+
+class Bench:
+    """One call of the command: everything is checked before the model is loaded."""
+
+    def __init__(
+        self, target: TargetOptions, what: WhatOptions, how: HowOptions, written: WrittenOptions
+    ) -> None:
+        from foretoken.bench.peers import check_peers
+        from foretoken.bench.prompts import read_rows
+        from foretoken.bench.spec import parse_methods
+
+        self.console = Console(stderr=True)
+        self.options, self.what, self.how = target, what, how
+        self.mode = how.mode()
+        self.plan: Plan = written.plan(how)
+        self.specs: list[Spec] = parse_methods(
+            what.methods, what.policy, what.nodes, what.set or ()
+        )
+        self.peers = what.peer_names()
+        check_peers(self.peers, self.plan)
+        if self.peers and self.mode != "compare":
+            raise ConfigError("peers", what.peers, f"none with --{self.mode}")
+        self.files = what.files()
+        self.rows = [] if self.mode == "kernels" else read_rows(self.files, what.limit)
+        self.document: Any = None
+
+    def _open(self) -> tuple[Engine, list[Prompt]]:
+        from foretoken.bench.prompts import encode
+        from foretoken.engine.engine import Engine
+
+        with self.console.status("loading the model"):
+            loaded = load_target(self.options)
+        engine = Engine(
+            loaded.target, loaded.tokenizer, method="plain", policy="fixed",
+            max_sessions=self.plan.batch, assets=loaded.folder,
+        )  # fmt: skip
+        return engine, encode(self.rows, loaded.tokenizer)
+
+    def compare(self) -> int:
+        """The comparison of speeds."""
+        from foretoken.bench.memory import MB, peak, resident
+        from foretoken.bench.own import Own
+        from foretoken.bench.peers import Peer, load_for_peers
+        from foretoken.bench.report import Memory
+        from foretoken.bench.results import make_report
+        from foretoken.bench.run import measure
+        from foretoken.cli.bench_show import Bar, show_report
+
+        engine, prompts = self._open()
+        target: Any = engine.target
+        with self.console.status("building the methods"):
+            contestants: list[Any] = [Own(engine, spec) for spec in self.specs]
+        if self.peers:
+            with self.console.status("loading the model for the peers"):
+                model = load_for_peers(target.name, target.dtype, target.device, self.options.widen)
+            contestants += [Peer(name, model) for name in self.peers]
+        start = resident()
+        with Bar(self.console) as bar:
+            measured = measure(engine, contestants, prompts, self.plan, bar)
+        memory = Memory(start_mb=start / MB, peak_mb=peak() / MB, kv_mb=target.pool.nbytes / MB)
+        report = make_report(measured, target, self.files, widen=self.options.widen, memory=memory)
+        show_report(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(report.failed, report.interrupted)
+
+    def parity(self) -> int:
+        """Only whether the text is the same."""
+        from foretoken.bench.parity import Parity
+        from foretoken.cli.bench_show import Bar, show_parity
+
+        engine, prompts = self._open()
+        batch, mixed = self.plan.batch, self.how.mixed
+        with Bar(self.console) as bar:
+            parity = Parity(
+                engine, self.specs, prompts, max_new_tokens=self.plan.max_new_tokens,
+                sampling=self.plan.sampling, on_text=bar.advance,
+            )  # fmt: skip
+            bar.phase("parity", parity.texts(batch))
+            parity.run(batch, mixed)
+        report = parity.report(batch, mixed, self.files, self.options.widen)
+        show_parity(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(report.failed, report.interrupted)
+
+    def memory(self) -> int:
+        """Whether memory stays flat."""
+        from foretoken.bench.memory import MemoryResult, Point, long_run, memory_report
+        from foretoken.cli.bench_show import Bar, show_memory
+
+        engine, prompts = self._open()
+        tokens, results = self.how.memory or 0, list[MemoryResult]()
+        with Bar(self.console) as bar:
+            for spec in self.specs:
+                bar.phase(spec.label, tokens)
+                seen = 0
+
+                def note(point: Point) -> None:
+                    nonlocal seen
+                    bar.advance(point.tokens - seen)
+                    seen = point.tokens
+
+                results.append(
+                    long_run(
+                        engine, spec, prompts, tokens=tokens, sampling=self.plan.sampling,
+                        max_new_tokens=self.plan.max_new_tokens, on_point=note,
+                    )
+                )  # fmt: skip
+                if results[-1].interrupted:
+                    break
+        report = memory_report(engine, results, tokens, self.plan.max_new_tokens)
+        show_memory(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(False, report.interrupted)
+
+    def kernels(self) -> int:
+        """Packed against plain linear layers."""
+        from foretoken.bench.kernels import time_kernels
+        from foretoken.bench.machine import describe, model_name
+        from foretoken.cli.bench_show import show_kernels
+
+        engine, _ = self._open()
+        target: Any = engine.target
+        with self.console.status("timing linear layers"):
+            results = time_kernels(target)
+        show_kernels(results, self.console)
+        self.document = {
+            "model": model_name(target),
+            "machine": describe(target).model_dump(mode="json"),
+            "results": [result.model_dump(mode="json") for result in results],
+        }
+        return 0
+
+
+def _code(failed: bool, interrupted: bool) -> int:
+    if failed:
+        return 1
+    return INTERRUPTED if interrupted else 0

@@ -1,0 +1,138 @@
+"""What `foretoken bench` is asked, and the checks that need no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foretoken.cli.options import DEFAULT_POLICY
+from foretoken.errors import ConfigError
+
+if TYPE_CHECKING:
+    from foretoken.bench.contest import Plan
+    from foretoken.types import Sampling
+
+_WHAT, _HOW, _TEXT, _OUT = "What", "How", "Text", "Output"
+
+
+def _option(names: str, text: str, panel: str) -> Any:
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel)
+
+
+@dataclass(frozen=True)
+class WhatOptions:
+    """Which methods, peers and prompts."""
+
+    methods: Annotated[
+        str, _option("--methods", "As name or name:key=value,key=value; comma-separated.", _WHAT)
+    ] = "plain,aded,prompt-lookup"
+    peers: Annotated[
+        str, _option("--peers", "hf, hf-prompt-lookup: transformers on the same weights.", _WHAT)
+    ] = ""
+    prompts: Annotated[
+        str | None,
+        _option("--prompts", "Files (.txt, .jsonl), comma-separated; none: bundled ones.", _WHAT),
+    ] = None
+    limit: Annotated[int | None, _option("--limit", "Prompts at most.", _WHAT)] = None
+    policy: Annotated[
+        str, _option("--policy", "Policy of every method: marginal, fixed.", _WHAT)
+    ] = DEFAULT_POLICY
+    nodes: Annotated[
+        int | None, _option("--nodes", "Most drafted tokens per step, for every method.", _WHAT)
+    ] = None
+    set: Annotated[
+        list[str] | None, _option("--set", "METHOD.key=value; may be repeated.", _WHAT)
+    ] = None
+
+    def files(self) -> list[Path]:
+        """The prompt files."""
+        if self.prompts is not None:
+            return [Path(name) for name in self.prompts.split(",") if name]
+        from foretoken.prompt.samples import ASSETS
+
+        return sorted((ASSETS / "prompts").glob("*.jsonl"))
+
+    def peer_names(self) -> list[str]:
+        """The peers."""
+        return [name.strip() for name in self.peers.split(",") if name.strip()]
+
+
+@dataclass(frozen=True)
+class HowOptions:
+    """What is measured, and how often."""
+
+    repeats: Annotated[int, _option("--repeats", "Measured runs of each prompt.", _HOW)] = 3
+    batch: Annotated[int, _option("--batch", "Prompts that ride together.", _HOW)] = 1
+    forced: Annotated[
+        bool, _option("--forced", "Follow the prompts' reference texts, at real cost.", _HOW)
+    ] = False
+    cut_loops: Annotated[
+        bool, _option("--cut-loops/--no-cut-loops", "Stop where plain's text loops.", _HOW)
+    ] = True
+    parity: Annotated[bool, _option("--parity", "Count differing tokens; no timing.", _HOW)] = False
+    mixed: Annotated[
+        bool, _option("--mixed", "With --parity: methods and lengths mixed in a batch.", _HOW)
+    ] = False
+    memory: Annotated[
+        int | None, _option("--memory", "Write so many tokens and watch the memory.", _HOW)
+    ] = None
+    kernels: Annotated[
+        bool, _option("--kernels", "Time packed against plain linear layers.", _HOW)
+    ] = False
+
+    def mode(self) -> str:
+        """compare, parity, memory or kernels. Raises ConfigError for more than one, or for an
+        option that the mode would not obey."""
+        chosen = {"parity": self.parity, "memory": self.memory is not None, "kernels": self.kernels}
+        modes = [name for name, wanted in chosen.items() if wanted]
+        if len(modes) > 1:
+            raise ConfigError(modes[0], True, f"one of parity, memory, kernels; not {modes[1]} too")
+        if modes and self.forced:
+            raise ConfigError("forced", True, f"a comparison of speeds, not --{modes[0]}")
+        if self.mixed and not (self.parity and self.batch > 1):
+            raise ConfigError("mixed", True, "--parity and --batch above 1")
+        if self.memory is not None and self.memory < 1:
+            raise ConfigError("memory", self.memory, "a whole number from 1")
+        return modes[0] if modes else "compare"
+
+
+@dataclass(frozen=True)
+class WrittenOptions:
+    """How tokens are chosen, and how many."""
+
+    max_new_tokens: Annotated[
+        int, _option("--max-new-tokens -n", "Most tokens of a prompt.", _TEXT)
+    ] = 128
+    temperature: Annotated[float, _option("--temperature -t", "0 is greedy.", _TEXT)] = 0.0
+    top_k: Annotated[int, _option("--top-k", "Keep the k likeliest; 0 is off.", _TEXT)] = 0
+    top_p: Annotated[float, _option("--top-p", "Nucleus mass; 1 is off.", _TEXT)] = 1.0
+    min_p: Annotated[float, _option("--min-p", "Floor; 0 is off.", _TEXT)] = 0.0
+    seed: Annotated[int, _option("--seed", "Text depends on (seed, position).", _TEXT)] = 0
+
+    def sampling(self) -> Sampling:
+        """Raises ConfigError that names the option."""
+        from foretoken.engine.build import options
+        from foretoken.types import Sampling
+
+        names = ("temperature", "top_k", "top_p", "min_p", "seed")
+        return options(Sampling, {name: getattr(self, name) for name in names})
+
+    def plan(self, how: HowOptions) -> Plan:
+        """How to measure."""
+        from foretoken.bench.contest import Plan
+
+        return Plan(self.max_new_tokens, how.repeats, how.batch, self.sampling(), how.forced,
+                    how.cut_loops)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OutOptions:
+    """Where the document goes."""
+
+    json: Annotated[
+        bool, _option("--json", "One JSON document as the last line of stdout.", _OUT)
+    ] = False
+    save: Annotated[Path | None, _option("--save", "Write the JSON document here.", _OUT)] = None

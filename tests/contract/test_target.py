@@ -1,0 +1,197 @@
+"""The laws of `foretoken.target.base` over every supported family; the reference is a plain forward.
+
+Each node's logits equal a plain forward of its path; after `keep`, going on equals a fresh prefill;
+whoever else rides along, wherever the slots move, however the pool grows.
+"""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from foretoken.target.base import Job, KVCache, Target
+from foretoken.target.hf import HFTarget
+from foretoken.target.shapes import Shapes
+from foretoken.tree import EMPTY, DraftTree
+from foretoken.types import Scores
+from tests import tiny
+
+TOLERANCE = 2e-5  # float32, logits of size 1 to 10
+TREE = DraftTree([3, 5, 7, 9, 11], [-1, -1, 0, 2, 1])
+CHAIN = DraftTree([4, 6, 8], [-1, 0, 1])
+WIDE = DraftTree([10, 12, 14, 16], [-1, -1, -1, -1])
+
+
+class Rider:
+    """One session by hand: its committed tokens, its cache, and the check of what it is told."""
+
+    def __init__(self, target: HFTarget, tokens: Sequence[int], capacity: int = 64) -> None:
+        self.target, self.tokens = target, list(tokens)
+        self.cache = target.new_cache(capacity)
+
+    def job(self, tree: DraftTree) -> Job:
+        return Job(self.cache, self.tokens[self.cache.length :], tree)
+
+    def check(self, tree: DraftTree, scores: Scores) -> None:
+        assert scores.logits.shape == (len(tree) + 1, self.target.vocab)
+        leaves = [-1, *range(len(tree))]
+        for leaf in [i for i in leaves if not tree.children[i + 1]]:
+            path = tree.path(leaf)
+            plain = tiny.plain_logits(
+                self.target.name, [*self.tokens, *(tree.tokens[i] for i in path)]
+            )
+            rows = [0, *(i + 1 for i in path)]
+            torch.testing.assert_close(
+                scores.logits[rows], plain[len(self.tokens) - 1 :], atol=TOLERANCE, rtol=1e-4
+            )
+
+    def keep(self, tree: DraftTree, path: Sequence[int], bonus: int) -> None:
+        before = len(self.tokens)
+        self.cache.keep(path)
+        self.tokens += [*(tree.tokens[i] for i in path), bonus]
+        assert self.cache.length == len(self.tokens) - 1 == before + len(path)
+
+
+def forward(target: HFTarget, moves: Sequence[tuple[Rider, DraftTree, Sequence[int]]]) -> None:
+    """Score, check every row against plain forwards, keep a path and a bonus of each."""
+    lengths = [rider.cache.length for rider, _, _ in moves]
+    scores = target.score([rider.job(tree) for rider, tree, _ in moves])
+    assert [rider.cache.length for rider, _, _ in moves] == lengths, "score must change no length"
+    for (rider, tree, _), found in zip(moves, scores, strict=True):
+        rider.check(tree, found)
+    for i, (rider, tree, path) in enumerate(moves):
+        rider.keep(tree, path, 20 + i)
+
+
+@pytest.fixture(params=tiny.FAMILIES)
+def family(request: pytest.FixtureRequest) -> HFTarget:
+    return tiny.target(request.param)
+
+
+def test_is_a_target(family: HFTarget) -> None:
+    assert isinstance(family, Target)
+    assert family.vocab == tiny.VOCAB
+    cache = family.new_cache(10)
+    assert isinstance(cache, KVCache)
+    assert cache.capacity >= 10
+    cache.release()
+    cache.release()
+
+
+def test_tree_rows_and_going_on(family: HFTarget) -> None:
+    """Alone: prompt with a tree, a branch that jumps rows, a rejected draft, no draft, a chain."""
+    rider = Rider(family, tiny.prompt(1, 13))
+    for tree, path in ((TREE, [0, 2, 3]), (TREE, [1, 4]), (TREE, []), (EMPTY, []), (CHAIN, [0, 1])):
+        forward(family, [(rider, tree, path)])
+    rider.cache.release()
+
+
+def test_company_joins_leaves_and_moves(family: HFTarget) -> None:
+    """Own lengths and trees; one joins while others run; the first leaves; slots are swapped."""
+    a = Rider(family, tiny.prompt(1, 13))
+    b = Rider(family, tiny.prompt(2, 6))
+    forward(family, [(a, TREE, [0, 2]), (b, CHAIN, [0])])
+    c = Rider(family, tiny.prompt(3, 9))
+    forward(family, [(c, WIDE, [2]), (b, TREE, [1, 4]), (a, EMPTY, [])])
+    forward(family, [(a, CHAIN, [0, 1, 2]), (c, TREE, [])])  # not side by side: b makes room
+    a.cache.release()
+    forward(family, [(b, WIDE, [3]), (c, CHAIN, [0])])
+    d = Rider(family, [7])  # a prompt of one token rides with the others from its first step
+    forward(family, [(d, TREE, [0, 2]), (b, TREE, [0]), (c, EMPTY, [])])
+    for rider in (b, c, d):
+        rider.cache.release()
+
+
+def test_truncate_then_going_on(family: HFTarget) -> None:
+    rider = Rider(family, tiny.prompt(4, 12))
+    forward(family, [(rider, TREE, [0, 2, 3])])
+    rider.cache.truncate(5)
+    rider.tokens = [*rider.tokens[:5], 30, 31]
+    forward(family, [(rider, TREE, [1])])
+    rider.cache.release()
+
+
+def test_long_prompt_is_read_in_pieces(family: HFTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "shapes", Shapes(chunk=5))
+    a, b = Rider(family, tiny.prompt(5, 23)), Rider(family, tiny.prompt(6, 10))
+    forward(family, [(a, TREE, [0, 2]), (b, CHAIN, [0])])
+    forward(family, [(a, CHAIN, [0]), (b, TREE, [1, 4])])
+    a.cache.release()
+    b.cache.release()
+
+
+class TestLlama:
+    """What does not depend on the family: memory and slots."""
+
+    def test_pool_grows_in_slots_and_rows(self) -> None:
+        target = tiny.fresh_target("llama")
+        a = Rider(target, tiny.prompt(1, 13), capacity=20)
+        forward(target, [(a, TREE, [0, 2])])
+        rows = target.pool.rows
+        b = Rider(target, tiny.prompt(2, 50), capacity=rows + 100)
+        assert target.pool.rows > rows
+        c = Rider(target, tiny.prompt(3, 7))
+        forward(target, [(a, TREE, [1]), (b, TREE, [0]), (c, CHAIN, [0])])
+        forward(target, [(a, TREE, [1]), (b, TREE, [0]), (c, CHAIN, [0])])
+
+    def test_padding_beyond_capacity(self) -> None:
+        """A short draft padded to its neighbour's length needs rows beyond its own capacity."""
+        target = tiny.fresh_target("llama")
+        a = Rider(target, tiny.prompt(1, 60), capacity=64)
+        b = Rider(target, tiny.prompt(2, 4), capacity=64)
+        big = DraftTree([i % 97 for i in range(40)], [-1] * 40)
+        forward(target, [(a, EMPTY, []), (b, EMPTY, [])])
+        forward(target, [(a, EMPTY, []), (b, big, [3])])
+        forward(target, [(a, CHAIN, [0]), (b, TREE, [0, 2])])
+
+    def test_growth_in_the_forward_that_a_prompt_was_read_for(self) -> None:
+        """Prompts are read before the joint forward; its growth must not lose their rows."""
+        target = tiny.fresh_target("llama")
+        a, b = (Rider(target, tiny.prompt(i, n), 64) for i, n in ((1, 60), (2, 4)))
+        forward(target, [(a, EMPTY, []), (b, EMPTY, [])])
+        c = Rider(target, tiny.prompt(3, 9), 64)
+        big = DraftTree([i % 97 for i in range(40)], [-1] * 40)
+        forward(target, [(c, TREE, [0, 2]), (a, EMPTY, []), (b, big, [3])])
+        forward(target, [(c, TREE, [0, 2]), (a, CHAIN, [0]), (b, CHAIN, [0])])
+
+    def test_growth_while_a_prompt_is_read_in_pieces(self) -> None:
+        target = tiny.fresh_target("llama")
+        target.shapes = Shapes(chunk=30)
+        a = Rider(target, tiny.prompt(1, 100), capacity=10)  # asks for too little memory
+        forward(target, [(a, TREE, [0, 2])])
+        forward(target, [(a, TREE, [1])])
+
+    def test_swap_in_the_forward_that_a_prompt_was_read_for(self) -> None:
+        """b's prompt lies between the slots of a and c, which have one token each and ride."""
+        target = tiny.fresh_target("llama")
+        a, b, c = Rider(target, [5]), Rider(target, tiny.prompt(2, 9)), Rider(target, [6])
+        forward(target, [(a, TREE, [0, 2]), (b, TREE, [1, 4]), (c, CHAIN, [0])])
+        forward(target, [(a, EMPTY, []), (b, TREE, [0]), (c, CHAIN, [0])])
+
+    def test_random_traffic(self) -> None:
+        """30 random moves of up to 5 sessions: join, score some of them, leave."""
+        target, dice = tiny.fresh_target("llama"), random.Random(3)
+        riders: list[Rider] = []
+        for _ in range(30):
+            if len(riders) < 5 and dice.random() < 0.5:
+                n = dice.choice([1, 2, 5, 17])
+                riders.append(
+                    Rider(target, tiny.prompt(dice.randrange(99), n), dice.choice([8, 99]))
+                )
+            if riders and dice.random() < 0.2:
+                riders.pop(dice.randrange(len(riders))).cache.release()
+            some = dice.sample(riders, dice.randint(0, len(riders)))
+            trees = [random_tree(dice) for _ in some]
+            if some:
+                paths = [tree.path(dice.randrange(-1, len(tree))) for tree in trees]
+                forward(target, list(zip(some, trees, paths, strict=True)))
+        assert target.pool.nbytes > 0
+
+
+def random_tree(dice: random.Random) -> DraftTree:
+    """Up to 6 nodes, each below a random earlier one."""
+    n = dice.randint(0, 6)
+    return DraftTree(
+        [dice.randrange(tiny.VOCAB) for _ in range(n)], [dice.randrange(-1, i) for i in range(n)]
+    )

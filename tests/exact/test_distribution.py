@@ -1,0 +1,185 @@
+"""Sampled text has the target's distribution: joint law of three tokens against enumeration.
+
+Every test is a G-test of 4000 samples against exact probabilities; cells that expect fewer than 5
+are pooled. Over the whole family of tests a false alarm has probability ALARM (Bonferroni); seeds
+are fixed, so that a pass today is a pass tomorrow. Two planted faults must be rejected.
+"""
+
+import itertools
+from collections import Counter
+from functools import cache
+from typing import ClassVar
+
+import pytest
+from scipy.stats import power_divergence
+
+from foretoken import registry
+from foretoken.engine.build import Method, build
+from foretoken.engine.engine import Engine
+from foretoken.prompt.sampling import PositionRandom, TargetRows, Warper, draw
+from foretoken.tree import DraftTree
+from foretoken.types import Sampling, Verdict
+from foretoken.verify.base import Verifier
+from foretoken.verify.walk import Walk
+from tests import tiny
+
+V, LENGTH, SAMPLES, ALARM = 6, 3, 4000, 1e-3
+PROMPT = [1, 2, 3, 1, 2]  # copying drafters find something at once
+SETTINGS = {
+    "temperature": {"temperature": 1.0},
+    "everything": {"temperature": 0.8, "top_p": 0.9, "top_k": 5, "repetition_penalty": 1.3},
+}
+PAIRS = [
+    (d, v)
+    for d in registry.names("drafter")
+    for v in registry.names("verifier")
+    if "sampling" in registry.find("verifier", v).exact
+    and registry.find("drafter", d).emits in registry.find("verifier", v).accepts
+]
+# every pair at bare temperature (cheap), one pair under all processors at once
+CASES = [(d, v, "temperature") for d, v in PAIRS] + [("random", "walk", "everything")]
+TESTS = len(CASES)
+KNOWN = (3, 1, 2)  # what the drafters that are told an answer draft
+
+
+@cache
+def law(setting: str) -> dict[tuple[int, ...], float]:
+    """Exact probability of every continuation of three tokens, teacher-forced."""
+    warper = Warper(Sampling(**SETTINGS[setting]), PROMPT, (), LENGTH, V)
+    prefixes: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(LENGTH):
+        longer = {}
+        for prefix, p in prefixes.items():
+            history = [*PROMPT, *prefix]
+            row = warper.warp(tiny.plain_logits("six", history)[-1], history).softmax(-1)
+            longer |= {(*prefix, t): p * float(row[t]) for t in range(V)}
+        prefixes = longer
+    return prefixes
+
+
+def sample(method: Method, setting: str, samples: int = SAMPLES) -> list[tuple[int, ...]]:
+    sampling = SETTINGS[setting]
+    engine = Engine(tiny.target("six"), method="plain", max_sessions=100)
+    done = engine.run(
+        (tiny.request(PROMPT, LENGTH, Sampling(**sampling, seed=seed)) for seed in range(samples)),
+        method,
+    )
+    return [tuple(c.tokens) for c in done]
+
+
+def p_value(found: list[tuple[int, ...]], expected: dict[tuple[int, ...], float]) -> float:
+    """Of a G-test; what is impossible but was found gives 0."""
+    counts = Counter(found)
+    if any(expected[cell] == 0.0 for cell in counts):
+        return 0.0
+    observed, wanted, pooled = [], [], [0.0, 0.0]
+    for cell, p in expected.items():
+        if p * len(found) >= 5:
+            observed.append(counts[cell])
+            wanted.append(p * len(found))
+        else:
+            pooled[0] += counts[cell]
+            pooled[1] += p * len(found)
+    if pooled[1] > 0:
+        observed.append(pooled[0])
+        wanted.append(pooled[1])
+    scale = sum(observed) / sum(wanted)  # float32 probabilities sum to 1 up to rounding
+    result = power_divergence(observed, [w * scale for w in wanted], lambda_="log-likelihood")
+    return float(result.pvalue)
+
+
+def method(drafter: str, verifier: str | Verifier) -> Method:
+    target = tiny.target("six")
+    made = tiny.drafter(drafter, KNOWN, "process" if drafter_learns(drafter) else "request", V)
+    return build(target, made.context, made, "fixed", verifier, None, {"nodes": 6, "depth": 2})
+
+
+def drafter_learns(name: str) -> bool:
+    """Whether its memory can reach over requests: then it must not bias later ones."""
+    return "scope" in registry.find("drafter", name).Options.model_fields
+
+
+def test_the_law_is_a_law() -> None:
+    for setting in SETTINGS:
+        assert sum(law(setting).values()) == pytest.approx(1.0, abs=1e-5)
+        assert len(law(setting)) == V**LENGTH
+    assert min(law("everything").values()) == 0.0, "top-p and top-k cut something"
+
+
+@pytest.mark.parametrize(("drafter", "verifier", "setting"), CASES)
+def test_joint_law_of_three_tokens(drafter: str, verifier: str, setting: str) -> None:
+    found = sample(method(drafter, verifier), setting)
+    assert p_value(found, law(setting)) > ALARM / TESTS
+
+
+class Redraw(Walk):
+    """Planted fault: a draw that was not drafted is thrown away and drawn again (REST, ADED)."""
+
+    name: ClassVar[str] = "redraw"
+
+    def judge(self, tree: DraftTree, rows: TargetRows, random: PositionRandom) -> Verdict:
+        path, at = [], -1
+        while True:
+            token = rows.token(at, random)
+            follow = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
+            if follow is None:
+                if tree.children[at + 1]:
+                    token = draw(rows.probs(at), random.uniform(rows.position(at), stream=7))
+                return Verdict(tuple(path), token)
+            path.append(follow)
+            at = follow
+
+
+class PerLeaf(Walk):
+    """Planted fault: every leaf has draws of its own, so that shared prefixes get several tries."""
+
+    name: ClassVar[str] = "per-leaf"
+
+    def judge(self, tree: DraftTree, rows: TargetRows, random: PositionRandom) -> Verdict:
+        best = super().judge(DraftTree(), rows, random)
+        for leaf in (i for i in range(len(tree)) if not tree.children[i + 1]):
+            at, path = -1, []
+            for node in [*tree.path(leaf), None]:
+                u = random.uniform(rows.position(at), stream=leaf + 1)
+                token = draw(rows.probs(at), u)
+                if node is None or token != tree.tokens[node]:
+                    break
+                path.append(node)
+                at = node
+            if len(path) > len(best.path):
+                best = Verdict(tuple(path), token)
+        return best
+
+
+@pytest.mark.parametrize("fault", [Redraw, PerLeaf])
+def test_planted_faults_are_rejected(fault: type[Verifier]) -> None:
+    found = sample(method("random", fault()), "temperature", 2000)
+    assert p_value(found, law("temperature")) < ALARM / TESTS
+
+
+def test_the_same_seed_writes_the_same_text_with_any_drafter_in_any_company() -> None:
+    """Where the rule draws the target's own token, draws are tied to (seed, position) alone."""
+    target, names = tiny.target("small"), registry.names("drafter")
+    sampling = [
+        Sampling(temperature=1.0, top_p=0.95, repetition_penalty=1.1, seed=s) for s in range(3)
+    ]
+    prompts = [tiny.prompt(s, n, 32) for s, n in enumerate((9, 1, 20))]
+    requests = [tiny.request(p, 16, s) for p, s in zip(prompts, sampling, strict=True)]
+    alone = [tiny.decode(target, r).tokens for r in requests]
+    assert len({tuple(a) for a in alone}) == 3
+    engine = Engine(target, method="plain", max_sessions=5)
+    mixed = [
+        (i, engine.add(r, tiny.method(target, name, alone[i])))
+        for name, (i, r) in itertools.product(names, enumerate(requests))
+    ]
+    while engine.step():
+        pass
+    for i, session in mixed:
+        assert session.output == alone[i], session.drafter.name
+
+
+def test_other_seeds_write_other_text() -> None:
+    target = tiny.target("small")
+    requests = [tiny.request([3, 4], 8, Sampling(temperature=1.0, seed=s)) for s in range(20)]
+    done = Engine(target, method="plain").run(requests)
+    assert len({tuple(c.tokens) for c in done}) > 15
