@@ -172,9 +172,10 @@ class Engine:
         riders = list(self.sessions)
         try:
             steps = step(self.target, riders)
-        except BaseException:
+        except BaseException as cause:
+            reason = "error" if isinstance(cause, Exception) else "cancelled"
             for session in riders:
-                self._leave(session, session.finish_reason or "error")
+                self._leave(session, session.finish_reason or reason)
             raise
         for session in riders:  # all leave before any callback, which may raise or cancel
             if session.finish_reason is not None:

@@ -102,6 +102,7 @@ class Warper:
         check_token_ids(sampling, vocab)
         self.sampling = sampling
         self.greedy = sampling.greedy
+        self.eos = frozenset(eos)
         self._args = (sampling, len(prompt), eos, max_new_tokens)
         self._device = torch.device("cpu")
         self._build = build_chain
@@ -167,6 +168,10 @@ class TargetRows:
         if self.warper.greedy:
             return self._argmax(node)
         return draw(self.probs(node), random.uniform(self.position(node)))
+
+    def ends(self, token: int) -> bool:
+        """Whether the text ends with this token, so that nothing behind it need be asked for."""
+        return token in self.warper.eos
 
     def position(self, node: int) -> int:
         """Index in the text of the token that follows `node`."""

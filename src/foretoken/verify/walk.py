@@ -32,7 +32,7 @@ class Walk(Verifier):
         while True:
             token = rows.token(at, random)
             follow = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
-            if follow is None:
+            if follow is None or rows.ends(token):
                 return Verdict(tuple(path), token)
             path.append(follow)
             at = follow
