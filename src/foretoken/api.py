@@ -13,6 +13,7 @@ from foretoken.engine.engine import Engine
 from foretoken.errors import ConfigError
 from foretoken.policy.base import Policy
 from foretoken.prompt.tokens import encode_prompt, load_tokenizer, render_chat
+from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.base import Target
 from foretoken.types import Completion, Limits, Request, Sampling
 
@@ -23,10 +24,10 @@ def generate(  # noqa: PLR0913
     model: Any,
     tokenizer: Any = None,
     prompts: Any = None,
-    method: str | Drafter = "aded",
+    method: str | Drafter = DEFAULT_METHOD,
     *,
     options: Mapping[str, Any] | None = None,
-    policy: str | Policy = "marginal",
+    policy: str | Policy = DEFAULT_POLICY,
     policy_options: Mapping[str, Any] | None = None,
     sampling: Sampling | None = None,
     limits: Limits | None = None,

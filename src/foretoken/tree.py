@@ -47,7 +47,9 @@ class DraftTree:
         return len(self.tokens)
 
     @classmethod
-    def chain(cls, tokens: Sequence[int], q: Sequence[float] = (), kind: Kind = "point") -> DraftTree:
+    def chain(
+        cls, tokens: Sequence[int], q: Sequence[float] = (), kind: Kind = "point"
+    ) -> DraftTree:
         """A single path."""
         return cls(tokens, range(-1, len(tokens) - 1), q, kind)
 

@@ -1,6 +1,6 @@
 """The records that travel through one step of decoding; each field says its shape, unit and filler.
 
-    Request -> Session -> Budget -> DraftTree -> Scores -> Verdict -> Committed -> Step -> Completion
+Request -> Session -> Budget -> DraftTree -> Scores -> Verdict -> Committed -> Step -> Completion
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Sampling(Options):
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy")
     top_k: int = Field(0, ge=0, description="keep the k likeliest; 0 is off")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="nucleus mass; 1 is off")
-    min_p: float = Field(0.0, ge=0.0, le=1.0, description="floor relative to the likeliest; 0 is off")
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="floor relative to the likeliest; 0 is off"
+    )
     typical_p: float = Field(1.0, gt=0.0, le=1.0, description="locally typical mass; 1 is off")
     epsilon_cutoff: float = Field(0.0, ge=0.0, lt=1.0, description="absolute floor; 0 is off")
     eta_cutoff: float = Field(0.0, ge=0.0, lt=1.0, description="entropy-dependent floor; 0 is off")
@@ -110,7 +112,7 @@ class Stats:
         return self.tokens / self.steps if self.steps else 0.0
 
 
-@dataclass
+@dataclass(eq=False)  # two requests may well look alike
 class Session:
     """One request being decoded. Invariant between steps: `cache.length == len(tokens) - 1`
     (before the first step: the rows taken over from a resumed session, 0 without one); the last

@@ -8,6 +8,7 @@ from typing import Any
 
 from foretoken import registry
 from foretoken.errors import ConfigError
+from foretoken.registry import DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Spec:
 
     label: str
     name: str
-    policy: str = "marginal"
+    policy: str = DEFAULT_POLICY
     verifier: str = "walk"
     options: Mapping[str, Any] = field(default_factory=dict)
     policy_options: Mapping[str, Any] = field(default_factory=dict)
@@ -43,7 +44,7 @@ def split_methods(text: str) -> list[str]:
 
 
 def parse_methods(
-    text: str, policy: str = "marginal", nodes: int | None = None, settings: Sequence[str] = ()
+    text: str, policy: str = DEFAULT_POLICY, nodes: int | None = None, settings: Sequence[str] = ()
 ) -> list[Spec]:
     """The methods asked for; plain comes first, added if it was not named: it is the baseline.
 

@@ -70,11 +70,12 @@ class Bench:
     def _open(self) -> tuple[Engine, list[Prompt]]:
         from foretoken.bench.prompts import encode
         from foretoken.engine.engine import Engine
+        from foretoken.registry import NULL_METHOD, NULL_POLICY
 
         with self.console.status("loading the model"):
             loaded = load_target(self.options)
         engine = Engine(
-            loaded.target, loaded.tokenizer, method="plain", policy="fixed",
+            loaded.target, loaded.tokenizer, method=NULL_METHOD, policy=NULL_POLICY,
             max_sessions=self.plan.batch, assets=loaded.folder,
         )  # fmt: skip
         return engine, encode(self.rows, loaded.tokenizer)

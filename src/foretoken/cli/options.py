@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from foretoken.errors import ConfigError
+from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY, NULL_POLICY
 
 if TYPE_CHECKING:
     from foretoken.engine.engine import Engine
     from foretoken.types import Limits, Sampling
 
-DEFAULT_METHOD = "aded"
-DEFAULT_POLICY = "marginal"
-NO_POLICY = "fixed"  # the null object: for drafters that draft nothing there is nothing to decide
 _TARGET, _METHOD, _TEXT = "Target", "Method", "Text"
 
 
@@ -100,7 +98,7 @@ class MethodOptions:
         from foretoken import registry
 
         idle = registry.find("drafter", self.method).nodes == 0
-        return self.policy or (NO_POLICY if idle else DEFAULT_POLICY)
+        return self.policy or (NULL_POLICY if idle else DEFAULT_POLICY)
 
     def policy_options(self) -> dict[str, Any]:
         """What `--policy-set` and `--nodes` said."""

@@ -35,6 +35,7 @@ from foretoken.engine.engine import Engine
 from foretoken.engine.shared import shared_engine
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import load_tokenizer
+from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.hf import refuse_unsuited
 from foretoken.types import Request, Session
 
@@ -62,9 +63,9 @@ class DropIn:
         synced_gpus: bool | None = None,
         streamer: Any = None,
         *,
-        method: Any = "aded",
+        method: Any = DEFAULT_METHOD,
         method_options: Mapping[str, Any] | None = None,
-        policy: Any = "marginal",
+        policy: Any = DEFAULT_POLICY,
         policy_options: Mapping[str, Any] | None = None,
         tenant: str = "",
         **model_kwargs: Any,

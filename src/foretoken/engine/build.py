@@ -58,7 +58,7 @@ def build(
     context: Context,
     method: str | Drafter,
     policy: str | Policy,
-    verifier: str | Verifier = "walk",
+    verifier: str | Verifier = registry.DEFAULT_VERIFIER,
     drafter_options: Mapping[str, Any] | None = None,
     policy_options: Mapping[str, Any] | None = None,
 ) -> Method:

@@ -1,4 +1,4 @@
-"""Engine: many sessions on one target, each with its own method, joining and leaving at any step."""
+"""Engine: many sessions on one target, each with its own method, joining and leaving freely."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from foretoken.errors import ConfigError, ForetokenError
 from foretoken.policy.base import Policy
 from foretoken.prompt.sampling import Warper
 from foretoken.prompt.tokens import tokenizer_hash
+from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY, DEFAULT_VERIFIER
 from foretoken.target.base import KVCache, NoCache, Target
 from foretoken.types import Completion, Request, Session, Step
 from foretoken.verify.base import Verifier
@@ -38,9 +39,9 @@ class Engine:
         target: Target,
         tokenizer: Any = None,
         *,
-        method: str | Drafter = "aded",
-        policy: str | Policy = "fixed",
-        verifier: str | Verifier = "walk",
+        method: str | Drafter = DEFAULT_METHOD,
+        policy: str | Policy = DEFAULT_POLICY,
+        verifier: str | Verifier = DEFAULT_VERIFIER,
         options: Mapping[str, Any] | None = None,
         policy_options: Mapping[str, Any] | None = None,
         max_sessions: int = 8,

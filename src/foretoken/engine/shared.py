@@ -20,6 +20,7 @@ from typing import Any
 from foretoken.engine.engine import Engine
 from foretoken.errors import ForetokenError
 from foretoken.prompt.tokens import tokenizer_hash
+from foretoken.registry import NULL_METHOD, NULL_POLICY
 from foretoken.target.base import Target
 from foretoken.target.hf import HFTarget
 
@@ -96,7 +97,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def _engine(target: Target, tokenizer: Any, assets: Path | None) -> Engine:
-    return Engine(target, tokenizer, method="plain", policy="fixed", assets=assets)
+    return Engine(target, tokenizer, method=NULL_METHOD, policy=NULL_POLICY, assets=assets)
 
 
 def _target_of(model: Any) -> HFTarget:

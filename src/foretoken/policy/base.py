@@ -1,4 +1,4 @@
-"""What a policy is: how much to propose in the next step. 0 nodes, a plain step, is always allowed."""
+"""What a policy is: how much to propose in the next step. 0 nodes, a plain step, is allowed."""
 
 from __future__ import annotations
 

@@ -52,7 +52,9 @@ class KVPool(Cache):  # type: ignore[misc]
     ) -> None:
         super().__init__(layers=[])
         self._dtype, self._device = dtype, device
-        self._where: dict[tuple[int, int], tuple[int, int]] = {}  # (layer, 0 key | 1 value) -> group
+        self._where: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # (layer, 0 key | 1 value) -> group
         members: dict[tuple[int, int], int] = {}
         groups: list[tuple[int, int]] = []
         for layer, pair in sorted(shapes.items()):

@@ -59,7 +59,9 @@ class CompiledTarget(HFTarget):
         on_shape(rows, length, seconds) is called after each graph.
         """
         began = perf_counter()
-        for length in range(self.shapes.columns, context + self.shapes.columns, self.shapes.columns):
+        for length in range(
+            self.shapes.columns, context + self.shapes.columns, self.shapes.columns
+        ):
             base = min(length, self.max_context) - max(rows)
             if base < 1:
                 continue

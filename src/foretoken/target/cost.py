@@ -98,9 +98,7 @@ def measure(
     return CostCurve(rows=tuple(rows), contexts=tuple(contexts), seconds=tuple(lines))
 
 
-def cost_curve(
-    target: Any, on_point: Callable[[int, int, float], None] | None = None
-) -> CostCurve:
+def cost_curve(target: Any, on_point: Callable[[int, int, float], None] | None = None) -> CostCurve:
     """The curve of this target here: from the cache folder, or measured now and kept there."""
     key = machine_key(target)
     path = cache_folder() / "cost" / f"{key}.json"

@@ -35,7 +35,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """"auto": a GPU if PyTorch sees one. Raises ConfigError for an unknown or absent device."""
+    """ "auto": a GPU if PyTorch sees one. Raises ConfigError for an unknown or absent device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,7 +46,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """"auto": bfloat16 where the hardware multiplies it, else float32."""
+    """ "auto": bfloat16 where the hardware multiplies it, else float32."""
     if name == "auto":
         fast = has_fast_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
         return torch.bfloat16 if fast else torch.float32
@@ -83,7 +83,7 @@ def set_attention(model: Any, exact: Exact = "default") -> None:
     model.set_attn_implementation((BITWISE if exact == "bitwise" else FOLDED) if plain else "eager")
 
 
-def load(  # noqa: PLR0913
+def load(
     name: str,
     *,
     dtype: str = "auto",

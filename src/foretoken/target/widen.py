@@ -2,7 +2,7 @@
 
 Hidden size, heads, KV heads, feed-forward size and layers are multiplied by K; what is new is zero
 where it could reach the output. So the text is a small model's and the time of a forward is a
-real-size model's: method comparisons at real cost without real-size weights. Figures made so say so.
+real-size model's: methods compared at real cost, without real-size weights. Figures made so say so.
 
 Why the outputs stay: padded hidden channels stay zero, because every matrix that writes into them
 has zero rows; new heads and feed-forward units are read by zero columns; new layers write nothing
@@ -82,7 +82,9 @@ def _fill(wide: Tensor, small: Tensor | None, name: str, k: int) -> None:
             wide.zero_()
         return
     wide.zero_()
-    scale = 1 / math.sqrt(k) if small.dim() == 1 and wide.shape != small.shape and _norm(name) else 1.0
+    scale = (
+        1 / math.sqrt(k) if small.dim() == 1 and wide.shape != small.shape and _norm(name) else 1.0
+    )
     wide[tuple(slice(n) for n in small.shape)] = small * scale
 
 

@@ -21,7 +21,9 @@ class Walk(Verifier):
 
     name = "walk"
     summary = "draw the target's token at each node, follow it if it was drafted"
-    source = "methods known as greedy match / typical of REST, Lookahead (repaired); SpecInfer sec. 4"
+    source = (
+        "methods known as greedy match / typical of REST, Lookahead (repaired); SpecInfer sec. 4"
+    )
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset(KINDS)
 

@@ -77,7 +77,7 @@ def test_text_equals_the_whole_text_cut_at_the_first_stop(text, stop) -> None:
 
 def test_a_stop_string_across_tokens_and_before_half_a_character() -> None:
     pieces = {0: b"so", 1: b"me st", 2: b"op\xc3", 3: b"\xa9"}
-    decode = lambda ts: b"".join(pieces[t] for t in ts).decode(errors="replace")  # noqa: E731
+    decode = lambda ts: b"".join(pieces[t] for t in ts).decode(errors="replace")
     rule = StopRule(Limits(stop=("stop",)), (), decode)
     assert run(rule, [0, 1, 2, 3]) == (Stop("stop", 5), [0, 1, 2])
 
@@ -117,7 +117,7 @@ def test_criteria_of_transformers_see_prompt_and_output() -> None:
 
 def test_criteria_may_be_plain_callables_and_each_is_asked() -> None:
     seen: list[list[int]] = []
-    spy = lambda tokens: seen.append(list(tokens))  # noqa: E731
+    spy = lambda tokens: seen.append(list(tokens))
     rule = StopRule(Limits(criteria=(lambda tokens: tokens[-1] == 9, spy)), ())
     assert run(rule, [8, 9, 10]) == (Stop("criteria"), [8, 9])
     assert seen == [[*PROMPT, 8], [*PROMPT, 8, 9]]

@@ -132,7 +132,7 @@ def test_the_engine_and_the_ways_in_name_no_method() -> None:
     found = []
     for path in files:
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if re.match(r"DEFAULT_\w+(: \w+)? = ", line):
+            if "app.command(" in line:  # the name of a command, which is not looked up
                 continue
             found += [
                 f"{path.relative_to(root)}:{number} {name}"

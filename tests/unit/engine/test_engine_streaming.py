@@ -200,7 +200,7 @@ def test_a_raising_criterion_leaves_the_engine_usable(engine, target):
     bad = request(0, criteria=(raises_at(len(prompt(0)) + 4),))
     shown = ""
     pieces = engine.stream(bad)
-    with pytest.raises(MineError):  # noqa: PT012  what came before it counts
+    with pytest.raises(MineError):
         for piece in pieces:
             shown += piece
     assert truth(0).startswith(shown)

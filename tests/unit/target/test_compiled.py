@@ -10,7 +10,7 @@ from foretoken.target import compiled
 from foretoken.target.base import Job
 from foretoken.target.compiled import CompiledTarget
 from foretoken.target.hf import HFTarget
-from foretoken.target.load import load, set_attention
+from foretoken.target.load import load
 from foretoken.tree import EMPTY, DraftTree
 from tests import tiny
 
