@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import time
 from types import SimpleNamespace
@@ -160,9 +161,13 @@ def test_interrupt_in_the_middle_keeps_what_was_written(cli, model, expected, mo
     assert expected.startswith(document["text"].rstrip("\N{REPLACEMENT CHARACTER}"))
 
 
-def test_sigint_prints_the_partial_text_and_exits_130(process, model):
+def test_sigint_prints_the_partial_text_and_exits_130(process, model, tmp_path):
+    endless = tmp_path / "endless"  # a context that is not full before the signal comes
+    shutil.copytree(model, endless)
+    config = json.loads((endless / "config.json").read_text())
+    (endless / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**6}))
     ran = process(
-        "generate", "--model", model, "--ignore-eos", "-n", 1000, "--method", "plain", PROMPT
+        "generate", "--model", endless, "--ignore-eos", "-n", 10**5, "--method", "plain", PROMPT
     )
     first = ran.stdout.read1()  # blocks until the first text is there
     time.sleep(0.2)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from foretoken.engine.engine import Engine
 
 INTERRUPTED = 130
+LAW_SESSIONS = 64  # short texts: many ride together
 
 
 @grouped
@@ -32,7 +33,8 @@ def bench(
     """Compare methods. Tables go to stderr; exit code 1 if a text differs that must not."""
     run = Bench(target, what, how, written)
     code = {
-        "compare": run.compare, "parity": run.parity, "memory": run.memory, "kernels": run.kernels,
+        "compare": run.compare, "parity": run.parity, "memory": run.memory, "law": run.law,
+        "kernels": run.kernels,
     }[run.mode]()  # fmt: skip
     document = jsonlib.dumps(run.document)
     if out.save is not None:
@@ -155,6 +157,25 @@ class Bench:
         show_memory(report, self.console)
         self.document = report.model_dump(mode="json")
         return _code(False, report.interrupted)
+
+    def law(self) -> int:
+        """Whether sampled text has the target's distribution."""
+        from foretoken.bench.law import law_report
+        from foretoken.cli.bench_show import Bar, show_law
+
+        engine, prompts = self._open()
+        if self.plan.sampling.greedy:
+            raise ConfigError("temperature", 0.0, "more than 0 with --law")
+        engine.max_sessions = LAW_SESSIONS
+        samples = self.how.law or 0
+        with Bar(self.console) as bar:
+            bar.phase("sampling", samples * len(self.specs))
+            report = law_report(
+                engine, self.specs, prompts[0].tokens, self.plan.sampling, samples, bar.advance
+            )
+        show_law(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(report.failed, False)
 
     def kernels(self) -> int:
         """Packed against plain linear layers."""

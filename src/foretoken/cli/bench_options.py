@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foretoken.cli.options import DEFAULT_POLICY
 from foretoken.errors import ConfigError
+from foretoken.registry import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from foretoken.bench.contest import Plan
@@ -79,23 +79,31 @@ class HowOptions:
     memory: Annotated[
         int | None, _option("--memory", "Write so many tokens and watch the memory.", _HOW)
     ] = None
+    law: Annotated[
+        int | None, _option("--law", "Draw so many samples and test their distribution.", _HOW)
+    ] = None
     kernels: Annotated[
         bool, _option("--kernels", "Time packed against plain linear layers.", _HOW)
     ] = False
 
     def mode(self) -> str:
-        """compare, parity, memory or kernels. Raises ConfigError for more than one, or for an
+        """compare, parity, memory, law or kernels. Raises ConfigError for more than one, or for an
         option that the mode would not obey."""
-        chosen = {"parity": self.parity, "memory": self.memory is not None, "kernels": self.kernels}
+        chosen = {
+            "parity": self.parity, "memory": self.memory is not None, "law": self.law is not None,
+            "kernels": self.kernels,
+        }  # fmt: skip
         modes = [name for name, wanted in chosen.items() if wanted]
         if len(modes) > 1:
-            raise ConfigError(modes[0], True, f"one of parity, memory, kernels; not {modes[1]} too")
+            raise ConfigError(modes[0], True, f"one of {', '.join(chosen)}; not {modes[1]} too")
         if modes and self.forced:
             raise ConfigError("forced", True, f"a comparison of speeds, not --{modes[0]}")
         if self.mixed and not (self.parity and self.batch > 1):
             raise ConfigError("mixed", True, "--parity and --batch above 1")
         if self.memory is not None and self.memory < 1:
             raise ConfigError("memory", self.memory, "a whole number from 1")
+        if self.law is not None and self.law < 100:
+            raise ConfigError("law", self.law, "a whole number from 100")
         return modes[0] if modes else "compare"
 
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretoken.cli.options import (
-    DEFAULT_METHOD,
     MethodOptions,
     TargetOptions,
     grouped,
     open_engine,
 )
 from foretoken.errors import ConfigError
+from foretoken.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from foretoken.bench.prompts import Prompt

@@ -36,7 +36,7 @@ from foretoken.engine.shared import shared_engine
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import load_tokenizer
 from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
-from foretoken.target.hf import refuse_unsuited
+from foretoken.target.suited import refuse_unsuited
 from foretoken.types import Request, Session
 
 MOST_ROWS = 64  # rows that ride together; further ones follow as rows end

@@ -16,31 +16,11 @@ from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.linear import PackedLinear
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, Shapes
+from foretoken.target.suited import TESTED, refuse_unsuited, try_tree
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
 
 MASKED = ("sdpa", "eager", FOLDED, BITWISE)  # attention implementations that obey a 4-D mask
-WINDOWED = {"full_attention", "sliding_attention"}
-
-
-def refuse_unsuited(model: Any) -> None:
-    """Raise CapabilityError, by name, for a family whose state cannot be rolled back or masked."""
-    config = model.config
-    kind = config.model_type
-    if getattr(config, "is_encoder_decoder", False):
-        raise CapabilityError(f"model family {kind!r}: encoder-decoder, not a decoder-only model")
-    types = set(getattr(config.get_text_config(), "layer_types", None) or ())
-    if getattr(model, "_is_stateful", False) or types - WINDOWED:
-        why = f" (layers: {', '.join(sorted(types))})" if types else ""
-        raise CapabilityError(
-            f"model family {kind!r}: its recurrent state cannot be rolled back after a rejected "
-            f"draft{why}; foretoken needs attention layers only"
-        )
-    if getattr(config, "alibi", False) or kind in {"bloom", "mpt"}:
-        raise CapabilityError(
-            f"model family {kind!r}: ALiBi positions come from the mask's shape, so a draft tree "
-            "cannot be placed; foretoken needs position ids"
-        )
 
 
 def attention_windows(model: Any) -> dict[str, int | None]:
@@ -94,6 +74,8 @@ class HFTarget:
         )
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
+        if model.config.model_type not in TESTED:
+            try_tree(self)
 
     @property
     def how(self) -> str:

@@ -98,6 +98,8 @@ def load(
 
     Raises ConfigError (missing model, unknown dtype or device) or CapabilityError (family).
     """
+    if compiled and exact == "bitwise":
+        raise ConfigError("exact", exact, "'default' together with compile")
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     model = load_model(name, kind, place, exact)
@@ -110,8 +112,6 @@ def load(
     if compiled:
         from foretoken.target.compiled import CompiledTarget
 
-        if exact == "bitwise":
-            raise ConfigError("exact", exact, "'default' together with compile")
         target: HFTarget = CompiledTarget(model, name)
     else:
         target = HFTarget(model, name, exact)

@@ -5,6 +5,7 @@ import torch
 import transformers as tf
 
 from foretoken.errors import CapabilityError, ConfigError
+from foretoken.target import hf
 from foretoken.target.base import Job
 from foretoken.target.hf import HFTarget, attention_windows
 from foretoken.target.load import set_attention
@@ -42,7 +43,6 @@ def test_refused_by_name(family: str) -> None:
         HFTarget(model)
 
 
-@pytest.mark.xfail(reason="target/hf.py: gpt_neo is accepted today")
 def test_a_model_that_makes_its_own_causal_mask_is_refused() -> None:
     """GPT-Neo hides rows by their index in the cache, so that a tree would be scored wrongly."""
     config = tf.GPTNeoConfig(
@@ -113,3 +113,22 @@ def test_the_model_still_works_without_the_engine() -> None:
         ours = twin(ids, attention_mask=mask).logits
         plain = tiny.model("llama")(ids, attention_mask=mask).logits
     torch.testing.assert_close(ours[mask.bool()], plain[mask.bool()], atol=2e-5, rtol=1e-4)
+
+
+def test_a_family_that_is_not_known_is_tried_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that obeys the mask passes; one that ignores it is refused before any work."""
+    monkeypatch.setattr(hf, "TESTED", frozenset())
+    tiny.fresh_target("llama")
+    deaf = tiny.make(tiny.FAMILIES["llama"]())
+    monkeypatch.setattr(
+        type(deaf.model), "forward", _without_mask(type(deaf.model).forward), raising=True
+    )
+    with pytest.raises(CapabilityError, match=r"'llama': its attention does not obey a tree mask"):
+        HFTarget(deaf)
+
+
+def _without_mask(forward):
+    def call(self, *args, attention_mask=None, **kwargs):
+        return forward(self, *args, attention_mask=torch.zeros_like(attention_mask), **kwargs)
+
+    return call
