@@ -213,7 +213,8 @@ class Step:
     committed: Committed
     seconds: Mapping[str, float]  # draft, target, verify: wall clock of this session's share
     batch: int  # sessions that rode in the same forward
-    rows: int  # rows of that forward, padding included
+    rows: int  # rows of that forward
+    fresh: int = 1  # this session's committed tokens among them: its prompt in the first step
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import NamedTuple
 
 from foretoken.commit.commit import commit
 from foretoken.prompt.sampling import PositionRandom, TargetRows
@@ -29,8 +30,9 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     scores = target.score(jobs)
     rows = sum(len(job.fresh) + len(job.tree) for job in jobs)
     scored = clock.lap() / len(sessions)
+    shared = Shared(drafted, scored, len(sessions), rows)
     return [
-        judge(session, budget, tree, row, (drafted, scored, len(sessions), rows))
+        judge(session, budget, tree, row, shared)
         for session, (budget, tree), row in zip(sessions, drafts, scores, strict=True)
     ]
 
@@ -57,23 +59,33 @@ def judge(
     budget: Budget,
     tree: DraftTree,
     scores: Scores,
-    shared: tuple[float, float, int, int],
+    shared: Shared,
 ) -> Step:
     """Judge, commit, observe: what follows the forward, for one session."""
     clock = Clock()
-    drafted, scored, batch, width = shared
-    context = len(session.tokens)
+    context, fresh = len(session.tokens), len(session.tokens) - session.cache.length
     rows = TargetRows(scores.logits, tree, session.tokens, session.warper)
     verdict = session.verifier.judge(tree, rows, PositionRandom(session.request.sampling.seed))
     committed = commit(session, tree, verdict, rows)
-    seconds = {"draft": drafted, "target": scored, "verify": clock.lap()}
-    done = Step(context, budget, tree, scores, verdict, committed, seconds, batch, width)
+    seconds = {"draft": shared.drafted, "target": shared.scored, "verify": clock.lap()}
+    done = Step(
+        context, budget, tree, scores, verdict, committed, seconds, shared.batch, shared.rows, fresh
+    )
     session.drafter.observe(session, done)
     session.policy.observe(session, done)
     seconds["draft"] += clock.lap()  # learning is part of what drafting costs
     for part, spent in seconds.items():
         session.stats.seconds[part] += spent
     return done
+
+
+class Shared(NamedTuple):
+    """What the sessions of one forward have in common; seconds are one session's share."""
+
+    drafted: float
+    scored: float
+    batch: int
+    rows: int
 
 
 class Clock:

@@ -77,8 +77,10 @@ class Marginal(Policy):
         return self._tokens / self._seconds if self._seconds > 0 else 1.0 / plain_seconds
 
     def observe(self, session: Session, step: Step) -> None:  # noqa: ARG002
-        """Update the running averages."""
+        """Update the running averages; reading a prompt says nothing about the steps to come."""
         self._batch = step.batch
+        if step.fresh > 1:
+            return
         keep = 1.0 - FORGET
         self._tokens = keep * self._tokens + len(step.committed.tokens)
         self._seconds = keep * self._seconds + self._cost(step)
@@ -88,7 +90,7 @@ class Marginal(Policy):
 
     def _cost(self, step: Step) -> float:
         """Seconds of this session's share as the curve sees them: free of a noisy clock."""
-        curve = self.curve
-        if curve is None:
+        if self.curve is None:
             return step.seconds["target"]
-        return curve(step.rows, step.context) / step.batch + step.seconds["draft"]
+        rows = step.batch * (1 + len(step.tree))
+        return self.curve(rows, step.context) / step.batch + step.seconds["draft"]
