@@ -113,3 +113,11 @@ def test_prompts_are_there():
     assert len(set(code)) == len(set(maths)) == 20
     assert all("def " in text for text in code)
     assert all(t.startswith("Question: ") and t.endswith("\nAnswer:") for t in maths)
+
+
+def test_svg_saves_the_table(cli, model, tmp_path):
+    picture = tmp_path / "demo.svg"
+    ran = cli("demo", "--model", model, *QUICK, "--svg", picture)
+    assert ran.code == 0, ran.err
+    assert picture.read_text().startswith("<svg")
+    assert "tokens/step" in picture.read_text().replace("&#160;", " ")

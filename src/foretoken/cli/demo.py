@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +40,9 @@ def demo(
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document, that of `bench`, on stdout.")
     ] = False,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", help="Save a picture of the final table here.")
+    ] = None,
 ) -> None:
     """Real prompts (code and maths), plainly and drafted: the same text, and how much sooner."""
     from rich.console import Console
@@ -47,7 +51,7 @@ def demo(
     from foretoken.bench.own import Own
     from foretoken.bench.results import make_report
     from foretoken.bench.run import measure
-    from foretoken.cli.demo_show import report_table, watch_for
+    from foretoken.cli.demo_show import report_table, save_picture, watch_for
     from foretoken.prompt.samples import KINDS
 
     if prompts < 1:
@@ -63,6 +67,8 @@ def demo(
     report = make_report(found, engine.target, list(KINDS.values()), widen=target.widen)
     console = progress if json else Console(file=sys.stdout)
     report_table(console, report)
+    if svg is not None:
+        save_picture(svg, report)
     if json:
         typer.echo(report.model_dump_json())
     if report.interrupted or report.failed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +20,7 @@ from rich.text import Text
 from foretoken.bench.contest import Run, Task, Watch
 from foretoken.bench.report import Report, Seconds
 from foretoken.cli.render import DRAFTED, PARTS, OriginText, rich_text, time_bar
+from foretoken.errors import ConfigError
 from foretoken.types import Session, Step
 
 REFRESH = 0.1  # seconds between two pictures
@@ -149,6 +152,16 @@ def report_table(console: Console, report: Report) -> None:
         console.print(_time_table(timed))
     for line in words(report):
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def save_picture(path: Path, report: Report) -> None:
+    """The final table as an SVG file, as a terminal would show it."""
+    recorder = Console(record=True, width=100, file=StringIO(), force_terminal=True)
+    report_table(recorder, report)
+    try:
+        recorder.save_svg(str(path), title="foretoken demo")
+    except OSError as error:
+        raise ConfigError("svg", str(path), f"a file that can be written ({error})") from None
 
 
 def _time_table(timed: Sequence[tuple[str, Seconds]]) -> Table:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foretoken.engine.engine import Engine
     from foretoken.types import Limits, Sampling
 
+WARM_CONTEXT = 512  # tokens for which --compile warms up
 _TARGET, _METHOD, _TEXT = "Target", "Method", "Text"
 
 
@@ -258,7 +259,7 @@ def load_target(target: TargetOptions) -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    return load(
+    loaded = load(
         target.model if target.model is not None else str(demo_model()),
         dtype=target.dtype,
         device=target.device,
@@ -266,3 +267,20 @@ def load_target(target: TargetOptions) -> Any:
         widen=target.widen,
         compiled=target.compiled,
     )
+    if target.compiled:
+        _warm_up(loaded.target)
+    return loaded
+
+
+def _warm_up(target: Any) -> None:
+    """Compile the shapes of a usual request, and say what it costs."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    spent = target.warm_up(
+        WARM_CONTEXT,
+        on_shape=lambda rows, length, seconds: console.print(
+            f"compiled {rows} rows x {length} columns in {seconds:.1f} s", highlight=False
+        ),
+    )
+    console.print(f"warm-up {spent:.1f} s; longer contexts compile when they come")

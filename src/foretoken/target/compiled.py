@@ -3,12 +3,13 @@
 A small model's forward is mostly overhead of Python and of many tiny kernels; compiling removes it.
 Rows are rounded up to a bucket and the attended length to a multiple of 256, so that a handful of
 graphs serve everything. Warm-up costs seconds per graph (`warm_up` reports it); the compiled code
-is kept on disk by PyTorch (TORCHINDUCTOR_CACHE_DIR), so later processes start quicker. Off by
-default, because a short run would not earn the warm-up back.
+is kept on disk (TORCHINDUCTOR_CACHE_DIR, by default in foretoken's cache folder), so later
+processes start quicker. Off by default, because a short run would not earn the warm-up back.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from foretoken.target.base import Job
+from foretoken.target.cost import cache_folder
 from foretoken.target.hf import HFTarget
 from foretoken.target.pack import Packed
 from foretoken.target.shapes import Shapes
@@ -37,6 +39,7 @@ class CompiledTarget(HFTarget):
         super().__init__(model, name)
         self.shapes = COMPILED_SHAPES
         self.max_draft = BUCKETS[-1] - 1
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
         # every (sessions, rows, length) is one graph; PyTorch's default limit is 8
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 256)
