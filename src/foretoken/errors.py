@@ -27,3 +27,9 @@ class ArtifactError(ForetokenError):
     """A file that is corrupt, truncated, of another version, or made for another tokenizer."""
 
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, for a message of one line; its name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

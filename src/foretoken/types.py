@@ -128,7 +128,6 @@ class Session:
     stop: StopRule
     index: int = 0  # unique within the engine; random streams and stores are keyed by it
     finish_reason: str | None = None  # "stop" | "length" | "criteria" | "cancelled" | "error"
-    given: int = 0  # tokens already given out to the caller
     text_end: int | None = None  # characters of the decoded output to keep (a stop string cut it)
     logits: list[Tensor] = field(default_factory=list)  # [V] per token if request.keep_logits
     logprobs: list[float] = field(default_factory=list)  # the target's, one per token given out

@@ -65,7 +65,9 @@ def test_widened_the_text_stays(cli: Cli, model: str, prompts: str) -> None:
 
 
 def test_forced(cli: Cli, model: str, prompts: str) -> None:
-    ran = cli(*few(model, prompts), "--methods", "aded", "--repeats", 1, "--forced", "--json")
+    ran = cli(
+        *few(model, prompts), "--methods", "aded", "--repeats", 1, "--forced", prompts, "--json"
+    )
     assert ran.code == 0, ran.err
     report = Report.model_validate_json(ran.out.strip().splitlines()[-1])
     assert report.mode == "forced"
@@ -121,7 +123,7 @@ def test_memory_and_kernels(cli: Cli, model: str, prompts: str) -> None:
         (["--methods", "aded:colour=1"], "aded.colour"),
         (["--methods", "aded:nodes=x"], "nodes"),
         (["--peers", "vllm"], "hf-prompt-lookup"),
-        (["--peers", "hf", "--forced"], "--forced"),
+        (["--peers", "hf", "--forced", "x.jsonl"], "--forced"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
         (["--prompts", ""], "at least one file"),
         (["--limit", "0"], "limit"),
@@ -131,7 +133,9 @@ def test_memory_and_kernels(cli: Cli, model: str, prompts: str) -> None:
         (["--parity", "--kernels"], "kernels"),
         (["--memory", "0"], "memory"),
         (["--mixed"], "--parity"),
-        (["--parity", "--forced"], "forced"),
+        (["--parity", "--forced", "x.jsonl"], "forced"),
+        (["--forced", "x.jsonl"], "--forced names"),
+        (["--save", "nowhere/x.json"], "save"),
         (["--parity", "--peers", "hf"], "--parity"),
         (["--policy", "odd"], "odd"),
     ],
@@ -150,6 +154,6 @@ def test_bad_input_is_one_line(
 def test_prompts_without_a_reference_cannot_be_forced(cli: Cli, model: str, tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("def add(a, b):\n", encoding="utf-8")
-    ran = cli(*few(model, str(path)), "--forced")
+    ran = cli(*few(model, str(path)), "--forced", path)
     assert ran.code == 2
     assert "reference text" in ran.err

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from foretoken.cli.chat import Conversation
-from foretoken.cli.options import MethodOptions, TargetOptions, open_engine
+from foretoken.cli.opening import open_engine
+from foretoken.cli.options import MethodOptions, TargetOptions
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import render_chat
 from foretoken.types import Limits, Request, Sampling

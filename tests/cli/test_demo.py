@@ -85,7 +85,8 @@ def test_columns_fill_up_with_the_text_of_both(model):
     from foretoken.bench.prompts import Prompt
     from foretoken.bench.run import measure
     from foretoken.bench.spec import PLAIN, Spec
-    from foretoken.cli.options import MethodOptions, TargetOptions, open_engine
+    from foretoken.cli.opening import open_engine
+    from foretoken.cli.options import MethodOptions, TargetOptions
 
     engine = open_engine(TargetOptions(model, "float32"), MethodOptions("plain"))
     own = [Own(engine, PLAIN), Own(engine, Spec("aded", "aded", "fixed"))]

@@ -12,17 +12,7 @@ from typing import Any
 import torch
 
 from foretoken.bench.report import Machine
-
-
-def processor_name() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+from foretoken.target.cost import processor_name
 
 
 def commit() -> str | None:

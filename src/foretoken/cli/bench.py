@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from foretoken.cli.bench_options import HowOptions, OutOptions, WhatOptions, WrittenOptions
-from foretoken.cli.options import TargetOptions, grouped, load_target
+from foretoken.cli.opening import load_target
+from foretoken.cli.options import TargetOptions, grouped
 from foretoken.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def bench(
     out: OutOptions,
 ) -> None:
     """Compare methods. Tables go to stderr; exit code 1 if a text differs that must not."""
+    if out.save is not None and not out.save.parent.is_dir():
+        raise ConfigError("save", str(out.save), "a file in a folder that exists")
     run = Bench(target, what, how, written)
     code = {
         "compare": run.compare, "parity": run.parity, "memory": run.memory, "law": run.law,
@@ -65,7 +68,7 @@ class Bench:
         check_peers(self.peers, self.plan)
         if self.peers and self.mode != "compare":
             raise ConfigError("peers", what.peers, f"none with --{self.mode}")
-        self.files = what.files()
+        self.files = what.files(how.forced)
         self.rows = [] if self.mode == "kernels" else read_rows(self.files, what.limit)
         self.document: Any = None
 

@@ -47,8 +47,12 @@ class WhatOptions:
         list[str] | None, _option("--set", "METHOD.key=value; may be repeated.", _WHAT)
     ] = None
 
-    def files(self) -> list[Path]:
-        """The prompt files."""
+    def files(self, forced: str | None = None) -> list[Path]:
+        """The prompt files; those of --forced, if it is given."""
+        if forced is not None:
+            if self.prompts not in (None, forced):
+                raise ConfigError("prompts", self.prompts, "none: --forced names the files")
+            return [Path(name) for name in forced.split(",") if name]
         if self.prompts is not None:
             return [Path(name) for name in self.prompts.split(",") if name]
         from foretoken.prompt.samples import ASSETS
@@ -67,8 +71,9 @@ class HowOptions:
     repeats: Annotated[int, _option("--repeats", "Measured runs of each prompt.", _HOW)] = 3
     batch: Annotated[int, _option("--batch", "Prompts that ride together.", _HOW)] = 1
     forced: Annotated[
-        bool, _option("--forced", "Follow the prompts' reference texts, at real cost.", _HOW)
-    ] = False
+        str | None,
+        _option("--forced", "Prompt files whose reference texts are followed.", _HOW),
+    ] = None
     cut_loops: Annotated[
         bool, _option("--cut-loops/--no-cut-loops", "Stop where plain's text loops.", _HOW)
     ] = True
@@ -90,14 +95,16 @@ class HowOptions:
         """compare, parity, memory, law or kernels. Raises ConfigError for more than one, or for an
         option that the mode would not obey."""
         chosen = {
-            "parity": self.parity, "memory": self.memory is not None, "law": self.law is not None,
+            "parity": self.parity,
+            "memory": self.memory is not None,
+            "law": self.law is not None,
             "kernels": self.kernels,
         }  # fmt: skip
         modes = [name for name, wanted in chosen.items() if wanted]
         if len(modes) > 1:
             raise ConfigError(modes[0], True, f"one of {', '.join(chosen)}; not {modes[1]} too")
         if modes and self.forced:
-            raise ConfigError("forced", True, f"a comparison of speeds, not --{modes[0]}")
+            raise ConfigError("forced", self.forced, f"a comparison of speeds, not --{modes[0]}")
         if self.mixed and not (self.parity and self.batch > 1):
             raise ConfigError("mixed", True, "--parity and --batch above 1")
         if self.memory is not None and self.memory < 1:
@@ -132,8 +139,10 @@ class WrittenOptions:
         """How to measure."""
         from foretoken.bench.contest import Plan
 
-        return Plan(self.max_new_tokens, how.repeats, how.batch, self.sampling(), how.forced,
-                    how.cut_loops)  # fmt: skip
+        forced = how.forced is not None
+        return Plan(
+            self.max_new_tokens, how.repeats, how.batch, self.sampling(), forced, how.cut_loops
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped, open_engine
+from foretoken.cli.opening import open_engine
+from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped
 from foretoken.errors import ConfigError
 
 if TYPE_CHECKING:

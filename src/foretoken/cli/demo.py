@@ -8,12 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foretoken.cli.options import (
-    MethodOptions,
-    TargetOptions,
-    grouped,
-    open_engine,
-)
+from foretoken.cli.opening import open_engine
+from foretoken.cli.options import MethodOptions, TargetOptions, grouped
 from foretoken.errors import ConfigError
 from foretoken.registry import DEFAULT_METHOD
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped, open_engine
+from foretoken.cli.opening import open_engine
+from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped
 from foretoken.errors import ConfigError
 
 INTERRUPTED = 130

@@ -28,7 +28,7 @@ from foretoken.draft import aded_mcts
 from foretoken.draft.aded_store import Store
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.best_first import best_first
-from foretoken.draft.ngram_index import NgramIndex, continuation
+from foretoken.draft.ngram_index import NgramIndex, copied
 from foretoken.draft.trigram_table import TrigramTable
 from foretoken.errors import ArtifactError
 from foretoken.tree import EMPTY, DraftTree
@@ -37,7 +37,6 @@ from foretoken.types import Budget, Session, Step
 ASSET = "aded.table"  # beside the model, taken up if no table is named
 COUNT_GAIN, COUNT_CAP = 0.2, 3.0  # update "count": as strong as the reference's, brief 3C
 LONGEST_PROMPT = 1 << 15  # tokens counted, from the end: bounds the work of begin()
-COPY_Q = {1: 0.3, 2: 0.5, 3: 0.6}  # chance that a copied token is right, by length of the match
 
 
 class Aded(Drafter):
@@ -47,6 +46,7 @@ class Aded(Drafter):
     summary = "tri-gram table, likeliest tree, learns from every check"
     source = "Liu et al. 2025, arXiv 2407.12021"
     needs = frozenset({"tokens", "logits"})
+    nodes = 32
 
     class Options(types.Options):
         """See the module; `reference_*` are the constants of mode "reference"."""
@@ -118,7 +118,7 @@ class Aded(Drafter):
             return aded_mcts.to_tree(paths, budget)
         read = partial(store.optimistic, self.options.bonus) if self.options.bonus else store.row
         tree = best_first(read, a, b, budget, self._eos)
-        return tree if len(tree) else self._copy(index, tokens, budget)
+        return tree if len(tree) else copied(index, tokens, budget, self.context.eos)
 
     def observe(self, session: Session, step: Step) -> None:
         """Blend the target's rows in; count what was committed."""
@@ -176,7 +176,7 @@ class Aded(Drafter):
             path = path if path.exists() else None
         if path is None:
             return None
-        table = TrigramTable.open(path, self.context.tokenizer_hash)
+        table = TrigramTable.open(path, self.context.tokenizer_hash, verify=True)
         if table.vocab > self.context.vocab:
             raise ArtifactError(
                 f"{path}: made for {table.vocab} tokens, the model has {self.context.vocab}"
@@ -226,16 +226,6 @@ class Aded(Drafter):
         window = session.tokens[-self.options.reference_window :]
         for a, b, c in zip(window, window[1:], window[2:], strict=False):
             store.bump((a, b), c, gain, cap)
-
-    def _copy(self, index: NgramIndex, tokens: list[int], budget: Budget) -> DraftTree:
-        n, end = index.find(tokens)
-        if not n:
-            return EMPTY
-        length, q = 0, COPY_Q[n]
-        while length < min(budget.nodes, budget.depth) and q ** (length + 1) >= budget.min_prob:
-            length += 1
-        chain = continuation(tokens, end, length, self.context.eos)
-        return DraftTree.chain(chain, [q] * len(chain))
 
 
 def _pair(session: Session, step: Step, row: int) -> tuple[int, int]:

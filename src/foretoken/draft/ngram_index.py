@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from foretoken.tree import EMPTY, DraftTree
+from foretoken.types import Budget
+
 
 class NgramIndex:
     """n-gram -> where it last ended, for min_n <= n <= max_n.
@@ -34,6 +37,22 @@ class NgramIndex:
             if found is not None:
                 return n, found
         return 0, 0
+
+
+# Chance that a copied token is right, by length of the match; a guess that policies calibrate.
+COPY_Q = (0.0, 0.3, 0.5, 0.6)
+
+
+def copied(index: NgramIndex, tokens: list[int], budget: Budget, eos: Sequence[int]) -> DraftTree:
+    """The chain of what followed the longest known tail, as long as the budget allows."""
+    n, end = index.find(tokens)
+    if not n:
+        return EMPTY
+    q, length = COPY_Q[min(n, len(COPY_Q) - 1)], 0
+    while length < min(budget.nodes, budget.depth) and q ** (length + 1) >= budget.min_prob:
+        length += 1
+    chain = continuation(tokens, end, length, eos)
+    return DraftTree.chain(chain, [q] * len(chain))
 
 
 def continuation(tokens: Sequence[int], end: int, length: int, eos: Sequence[int]) -> list[int]:

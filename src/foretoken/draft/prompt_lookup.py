@@ -8,14 +8,15 @@ Cost: O(new tokens) per step through an incremental index. It learns nothing.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
 
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
-from foretoken.draft.ngram_index import NgramIndex, continuation
-from foretoken.tree import EMPTY, DraftTree
+from foretoken.draft.ngram_index import NgramIndex, copied
+from foretoken.tree import DraftTree
 from foretoken.types import Budget, Session
 
 
@@ -52,11 +53,8 @@ class PromptLookup(Drafter):
 
     def propose(self, session: Session, budget: Budget) -> DraftTree:
         """What followed the longest tail that occurred before, at its latest place."""
-        length = min(self.options.length, budget.nodes, budget.depth)
-        n, end = session.memo[self.name].find(session.tokens)
-        if not n or length < 1:
-            return EMPTY
-        return DraftTree.chain(continuation(session.tokens, end, length, self.context.eos))
+        room = replace(budget, nodes=min(self.options.length, budget.nodes))
+        return copied(session.memo[self.name], session.tokens, room, self.context.eos)
 
     def end(self, session: Session) -> None:
         """Drop the index."""

@@ -161,6 +161,8 @@ class TrigramTable:
 
         a = -1 asks for the back-off row itself. Cached; the caller must not change it.
         """
+        if a >= self.vocab or b >= self.vocab:  # the model's vocabulary may be padded
+            return NO_ROW
         key = (a + 1) * self.vocab + b
         row = self._cache.get(key)
         if row is None:

@@ -90,8 +90,9 @@ def _policy(
     if isinstance(policy, Policy):
         return policy
     cls: type[Policy] = registry.find("policy", policy)
-    defaults = {"nodes": drafter.nodes} if "nodes" in cls.Options.model_fields else {}
-    chosen = options(cls.Options, {**defaults, **values}, policy)
+    chosen = options(cls.Options, values, policy)
+    if "nodes" in cls.Options.model_fields and getattr(chosen, "nodes", 0) is None:
+        chosen = chosen.model_copy(update={"nodes": drafter.nodes})
     # a drafter that never drafts needs no curve, which would take seconds to measure
     measured = cost_curve(target) if cls.needs_curve and drafter.nodes else None
     return cls(chosen, measured)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count, takewhile
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from foretoken.commit.stop import StopRule
@@ -136,9 +137,9 @@ class Engine:
                 cache.release()
 
     def _join(self, session: Session) -> None:
-        if isinstance(session.cache, NoCache):
-            session.cache = self.target.new_cache(session.cache.capacity)
         try:
+            if isinstance(session.cache, NoCache):
+                session.cache = self.target.new_cache(session.cache.capacity)
             session.drafter.begin(session)
         except BaseException:
             session.finish_reason = "error"
@@ -171,6 +172,7 @@ class Engine:
         if not self.sessions:
             return []
         riders = list(self.sessions)
+        began = perf_counter()
         try:
             steps = step(self.target, riders)
         except BaseException as cause:
@@ -178,7 +180,9 @@ class Engine:
             for session in riders:
                 self._leave(session, session.finish_reason or reason)
             raise
+        spent = perf_counter() - began - sum(sum(done.seconds.values()) for done in steps)
         for session in riders:  # all leave before any callback, which may raise or cancel
+            session.stats.seconds["other"] += spent / len(riders)
             if session.finish_reason is not None:
                 self._leave(session, session.finish_reason)
         for session, done in zip(riders, steps, strict=True):

@@ -29,6 +29,7 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     ]
     scores = target.score(jobs)
     rows = sum(len(job.fresh) + len(job.tree) for job in jobs)
+    target.wait()
     scored = clock.lap() / len(sessions)
     shared = Shared(drafted, scored, len(sessions), rows)
     return [

@@ -11,6 +11,8 @@ from foretoken.policy.base import Policy
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session
 
+OWN = 16  # nodes where no drafter says its own
+
 
 class Fixed(Policy):
     """Never adapts; nodes = 0 switches drafting off."""
@@ -22,7 +24,9 @@ class Fixed(Policy):
     class Options(types.Options):
         """The budget."""
 
-        nodes: int = Field(16, ge=0, le=1024, description="nodes per draft; 0 is plain decoding")
+        nodes: int | None = Field(
+            None, ge=0, le=1024, description="per draft; 0 is plain; None: the drafter's own"
+        )
         depth: int | None = Field(None, ge=1, description="deepest node; None: no limit")
         min_prob: float = Field(0.0, ge=0.0, le=1.0, description="least joint draft probability")
 
@@ -30,7 +34,8 @@ class Fixed(Policy):
         super().__init__(options, curve)
         self.options: Fixed.Options = options
         depth = {} if options.depth is None else {"depth": options.depth}
-        self._budget = Budget(options.nodes, min_prob=options.min_prob, **depth)
+        nodes = OWN if options.nodes is None else options.nodes
+        self._budget = Budget(nodes, min_prob=options.min_prob, **depth)
 
     def budget(self, session: Session) -> Budget:  # noqa: ARG002
         """What the options say."""

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from foretoken import types
 from foretoken.policy.base import Policy
+from foretoken.policy.fixed import OWN
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Session, Step
@@ -34,13 +35,16 @@ class Marginal(Policy):
     class Options(types.Options):
         """How far it may go."""
 
-        nodes: int = Field(32, ge=0, le=1024, description="most nodes proposed")
+        nodes: int | None = Field(
+            None, ge=0, le=1024, description="most nodes proposed; None: the drafter's own"
+        )
         depth: int = Field(24, ge=1, description="deepest node proposed")
 
     needs_curve = True
 
     def __init__(self, options: Any, curve: CostCurve | None = None) -> None:
         super().__init__(options, curve)
+        self._nodes = OWN if options.nodes is None else options.nodes
         self._promised = 1.0  # running sums, with a prior of one promised token kept
         self._accepted = 1.0
         self._tokens = 0.0
@@ -54,7 +58,7 @@ class Marginal(Policy):
 
     def budget(self, session: Session) -> Budget:  # noqa: ARG002
         """Propose up to the options; `cut` decides with the draft's own probabilities."""
-        return Budget(self.options.nodes, self.options.depth)
+        return Budget(self._nodes, self.options.depth)
 
     def cut(self, session: Session, tree: DraftTree) -> int:
         """The best number of leading nodes."""
@@ -87,6 +91,9 @@ class Marginal(Policy):
         if len(step.tree) and step.tree.q:
             self._promised = keep * self._promised + sum(step.tree.joint)
             self._accepted = keep * self._accepted + len(step.verdict.path)
+        else:  # nothing was tried: mistrust fades, so that drafting can come back
+            self._promised = keep * self._promised + FORGET
+            self._accepted = keep * self._accepted + FORGET
 
     def _cost(self, step: Step) -> float:
         """Seconds of this session's share as the curve sees them: free of a noisy clock."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foretoken.errors import ConfigError
+from foretoken.errors import ConfigError, first_line
 
 # None of these changes what a token id means; the first two change whenever a text is encoded.
 _VOLATILE = ("padding", "truncation", "post_processor", "version")
@@ -24,7 +24,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             "tokenizer", str(folder), f"a folder with a tokenizer ({reason})"
         ) from error

@@ -96,16 +96,16 @@ class KVPool(Cache):  # type: ignore[misc]
         # zeros, not empty: a masked row still meets the softmax's 0 * value, and 0 * NaN is NaN.
         # Not inference tensors, even in a forward: `keep` writes to them outside of one. All rows
         # are copied, since another session's prompt may be read and not yet kept.
-        old, self.store = self.store, []
+        store: list[Tensor] = []
         with torch.inference_mode(False):
             for i, (members, heads, dim) in enumerate(self._sizes):
                 new = torch.zeros(
                     members, slots, heads, rows, dim, dtype=self._dtype, device=self._device
                 )
-                if old:
-                    new[:, : old[i].shape[1], :, : self.rows] = old[i]
-                self.store.append(new)
-        self.rows = rows
+                if self.store:
+                    new[:, : self.store[i].shape[1], :, : self.rows] = self.store[i]
+                store.append(new)
+        self.store, self.rows = store, rows  # last: out of memory leaves the sessions as they were
 
     def release(self, handle: SlotCache) -> None:
         """Free a slot; the last one moves into the hole, so that the live slots stay dense."""

@@ -116,6 +116,7 @@ class CompiledTarget(HFTarget):
     def _replay(self, inputs: list[Tensor], length: int, key: tuple[int, ...]) -> Tensor:
         replay = self._replays.get(key)
         if replay is None or replay.stale(self.pool.store):
+            self._replays = {k: r for k, r in self._replays.items() if not r.stale(self.pool.store)}
             replay = Replay(lambda xs: self._call_static(xs, length), inputs, self.pool.store)
             self._replays[key] = replay
         return replay(inputs)
@@ -128,7 +129,7 @@ class Replay:
         self, run: Callable[[list[Tensor]], Tensor], inputs: list[Tensor], store: list[Tensor]
     ) -> None:
         self._inputs = [x.clone() for x in inputs]
-        self._store = [t.data_ptr() for t in store]
+        self._store = _layout(store)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # compile and warm up outside of the capture
@@ -141,7 +142,7 @@ class Replay:
 
     def stale(self, store: list[Tensor]) -> bool:
         """Whether the KV pool has moved since the capture (it grew)."""
-        return self._store != [t.data_ptr() for t in store]
+        return self._store != _layout(store)
 
     def __call__(self, inputs: list[Tensor]) -> Tensor:
         """Logits for new inputs of the same shapes."""
@@ -149,3 +150,8 @@ class Replay:
             mine.copy_(new)
         self._graph.replay()
         return self._output.clone()
+
+
+def _layout(store: list[Tensor]) -> list[tuple[int, torch.Size]]:
+    """Where the pool's tensors lie and what shape they have: what a captured graph depends on."""
+    return [(t.data_ptr(), t.shape) for t in store]

@@ -26,8 +26,11 @@ REPEATS = 5
 
 def cache_folder() -> Path:
     """Where measured facts of this machine are kept: $FORETOKEN_CACHE or the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "foretoken"
-    return Path(os.environ.get("FORETOKEN_CACHE", default))
+    if chosen := os.environ.get("FORETOKEN_CACHE"):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "foretoken"
+    return Path.home() / ".cache" / "foretoken"
 
 
 class CostCurve(BaseModel):
@@ -44,6 +47,17 @@ class CostCurve(BaseModel):
         return _interpolate(self.contexts, at, context) if len(at) > 1 else at[0]
 
 
+def processor_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
 def _interpolate(xs: Sequence[int], ys: Sequence[float], x: float) -> float:
     """Linear between the points and beyond the last two; flat below the first."""
     if x <= xs[0] or len(xs) == 1:
@@ -56,8 +70,11 @@ def _interpolate(xs: Sequence[int], ys: Sequence[float], x: float) -> float:
 def machine_key(target: Any) -> str:
     """What a curve depends on: the model's shape, dtype, threads, processor, library version."""
     config = target.model.config.to_dict()
-    shape = {k: v for k, v in config.items() if isinstance(v, int | float | str) and k[0] != "_"}
+    shape = {k: v for k, v in config.items() if k[0] != "_" and k != "transformers_version"}
+    gpu = torch.cuda.get_device_name(target.device) if target.device.type == "cuda" else ""
     facts = [
+        gpu,
+        processor_name(),
         json.dumps(shape, sort_keys=True, default=str), str(target.dtype), str(target.device),
         target.how, torch.__version__, str(torch.get_num_threads()), platform.machine(),
         platform.processor(), str(os.cpu_count()), torch.backends.cpu.get_cpu_capability(),
@@ -73,6 +90,7 @@ def measure(
     on_point: Callable[[int, int, float], None] | None = None,
 ) -> CostCurve:
     """Time forwards; medians of interleaved repeats, made to rise with the rows (isotonic)."""
+    rows = [n for n in rows if n <= target.max_draft + 1]
     contexts = [c for c in contexts if c + max(rows) <= target.max_context] or [1]
     lines = []
     for context in contexts:
@@ -100,6 +118,8 @@ def measure(
 
 def cost_curve(target: Any, on_point: Callable[[int, int, float], None] | None = None) -> CostCurve:
     """The curve of this target here: from the cache folder, or measured now and kept there."""
+    if not hasattr(target, "model"):  # a target of another kind: nothing to know it again by
+        return measure(target, on_point=on_point)
     key = machine_key(target)
     path = cache_folder() / "cost" / f"{key}.json"
     try:

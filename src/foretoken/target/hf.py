@@ -16,7 +16,7 @@ from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.linear import PackedLinear
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, Shapes
-from foretoken.target.suited import TESTED, refuse_unsuited, try_tree
+from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_tree
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
 
@@ -51,6 +51,10 @@ class HFTarget:
             raise ConfigError(
                 "attn_implementation", implementation, f"load the model with one of {MASKED[:2]}"
             )
+        places = {p.device for p in model.parameters()}
+        if len(places) > 1:
+            named = ", ".join(sorted(map(str, places)))
+            raise CapabilityError(f"the model lies on several devices ({named}); load it on one")
         self.model = model.eval()
         self.exact = exact
         self.shapes = BITWISE_SHAPES if exact == "bitwise" else Shapes()
@@ -59,7 +63,7 @@ class HFTarget:
         self.name = name or getattr(model.config, "_name_or_path", "") or model.config.model_type
         self.vocab = int(config.vocab_size)
         self.eos = _eos_ids(model)
-        self.max_context = int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+        self.max_context = context_limit(model.config)
         self.dtype = next(p.dtype for p in model.parameters())
         self.device = next(p.device for p in model.parameters())
         self._windows = attention_windows(model)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from foretoken.errors import ConfigError
+from foretoken.errors import ConfigError, first_line
 from foretoken.prompt.tokens import load_tokenizer
 from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.hf import HFTarget
@@ -48,7 +49,10 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": bfloat16 where the hardware multiplies it, else float32."""
     if name == "auto":
-        fast = has_fast_bfloat16() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+        if device.type == "cpu":
+            fast = has_fast_bfloat16()
+        else:
+            fast = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise ConfigError("dtype", name, f"auto, {', '.join(DTYPES)}")
@@ -60,9 +64,8 @@ def load_model(name: str, dtype: torch.dtype, device: torch.device, exact: Exact
     try:
         config = AutoConfig.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        accepted = f"a folder with config.json and weights, or a hub name ({why})"
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        accepted = f"a folder with config.json and weights, or a hub name ({first_line(error)})"
         raise ConfigError("model", name, accepted) from None
     set_attention(model, exact)
     return model.to(device).eval()

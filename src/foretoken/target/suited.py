@@ -33,6 +33,11 @@ def refuse_unsuited(model: Any) -> None:
             f"model family {kind!r}: its recurrent state cannot be rolled back after a rejected "
             f"draft{why}; foretoken needs attention layers only"
         )
+    if "dynamic" in rope_types(config):
+        raise CapabilityError(
+            f"model family {kind!r} with rope_type 'dynamic': its positions are scaled by the "
+            "longest one of each forward, so that a text would depend on its draft"
+        )
     if kind == "gpt_neo":
         raise CapabilityError(
             f"model family {kind!r}: its local attention counts cache rows, not positions, so a "
@@ -43,6 +48,27 @@ def refuse_unsuited(model: Any) -> None:
             f"model family {kind!r}: ALiBi positions come from the mask's shape, so a draft tree "
             "cannot be placed; foretoken needs position ids"
         )
+
+
+def rope_types(config: Any) -> set[str]:
+    """How positions are scaled, over all layer types."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    return {str(part["rope_type"]) for part in parts if part.get("rope_type")}
+
+
+def context_limit(config: Any) -> int:
+    """Positions that the model knows. "longrope" models switch their scaling for the whole forward
+    beyond the length that they were first trained with, so that they are taken up to there."""
+    text = config.get_text_config()
+    limit = int(getattr(text, "max_position_embeddings", None) or 1 << 30)
+    if "longrope" in rope_types(config):
+        rope = text.rope_parameters
+        original = rope.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", limit
+        )
+        limit = min(limit, int(original))
+    return limit
 
 
 def try_tree(target: HFTarget) -> None:

@@ -91,7 +91,6 @@ def test_a_branch_and_the_bonus_become_real() -> None:
     )
     assert [row.argmax().item() for row in session.logits] == [5, 6, 4]
     assert session.logits[0].untyped_storage().nbytes() == VOCAB * 4, "a view keeps the step alive"
-    assert session.given == 0
     stats = session.stats
     assert (stats.steps, stats.drafted, stats.accepted, stats.tokens) == (1, 5, 2, 3)
     assert (stats.drafted_by_depth, stats.accepted_by_depth) == ([1, 1, 1], [1, 1])
