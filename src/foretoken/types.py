@@ -172,9 +172,10 @@ class Scores:
         first: two lists of shape [n+1, m]. Cached, so that many observers cost one."""
         cached = self._tops.get(m)
         if cached is None:
-            values, ids = self.logits.topk(min(m, self.logits.shape[-1]), dim=-1)
-            norm = torch.logsumexp(self.logits.float(), dim=-1, keepdim=True)
-            cached = self._tops[m] = (ids.tolist(), (values.float() - norm).exp().tolist())
+            ids = self.logits.topk(min(m, self.logits.shape[-1]), dim=-1).indices
+            # log_softmax is vectorised on a CPU, logsumexp is not
+            logprobs = torch.log_softmax(self.logits.float(), dim=-1).gather(-1, ids)
+            cached = self._tops[m] = (ids.tolist(), logprobs.exp().tolist())
         return cached
 
     @cached_property

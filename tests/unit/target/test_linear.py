@@ -27,7 +27,7 @@ def test_equals_linear(bias: bool, shape: tuple[int, ...]) -> None:
 @needs_packing
 def test_large_layers_are_replaced_and_counted() -> None:
     model = nn.Sequential(
-        nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2), nn.Sequential(nn.Linear(64, 64))
+        nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 2), nn.Sequential(nn.Linear(512, 1024))
     )
     assert pack_linears(model) == 2
     kinds = [type(m) for m in model.modules() if isinstance(m, nn.Linear | PackedLinear)]
