@@ -213,13 +213,14 @@ def test_reference_cut_drops_the_most_distinct_path_first():
 
 
 @pytest.mark.parametrize("update", ["distribution", "count", "both"])
-def test_check_6_repetition_is_learned_only_with_updates(update):
+def test_check_6_repetition_is_learned_only_with_updates(update, monkeypatch):
+    # the table alone, without the copy of last resort
+    monkeypatch.setattr("foretoken.draft.aded.copied", lambda *_: EMPTY)
     phrase = [1, 2, 3, 4, 5, 6, 7, 8]
     text = phrase * 6
     accepted = {}
     for how in (update, "off"):
         aded = drafter(update=how, prompt=False, scope="request")
-        aded._copy = lambda *_: EMPTY  # the table alone, without the copy of last resort
         s = session([9])
         aded.begin(s)
         per_repeat = [[] for _ in range(6)]

@@ -73,3 +73,16 @@ def test_reading_a_prompt_does_not_change_the_rate():
 def test_without_a_curve_or_probabilities_the_draft_is_left_alone():
     assert policy(None).cut(SESSION, chain(0.1, 0.1)) == 2
     assert policy(STEEP).cut(SESSION, DraftTree.chain([1, 2])) == 2
+
+
+def test_drafting_comes_back_after_a_hard_text():
+    """Where nothing is worth drafting nothing is learned about drafting, so mistrust must fade."""
+    curve = CostCurve(rows=(1, 64), contexts=(1,), seconds=((1.0, 1.0 + 63 * 0.4),))
+    hurt = policy(curve)
+    tree = chain(0.6)
+    for _ in range(60):
+        hurt.observe(SESSION, seen(tree, accepted=0))
+    assert hurt.cut(SESSION, tree) == 0
+    for _ in range(200):
+        hurt.observe(SESSION, seen(DraftTree(), accepted=0))
+    assert hurt.cut(SESSION, tree) == 1

@@ -76,3 +76,9 @@ def test_a_folder_that_cannot_be_written_costs_a_measurement_only(
     )  # root may write anywhere, not here
     monkeypatch.setattr(cost, "measure", lambda *_, **__: CURVE)
     assert cost_curve(tiny.target("small")).seconds == CURVE.seconds
+
+
+def test_only_drafts_that_the_target_takes_are_timed() -> None:
+    """A bitwise target has one shape of 32 rows; larger ones must not be asked for."""
+    target = tiny.fresh_target("llama", exact="bitwise")
+    assert max(measure(target, repeats=1).rows) <= target.max_draft + 1

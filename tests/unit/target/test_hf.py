@@ -132,3 +132,21 @@ def _without_mask(forward):
         return forward(self, *args, attention_mask=torch.zeros_like(attention_mask), **kwargs)
 
     return call
+
+
+def test_positions_that_depend_on_the_forward_are_refused_or_bounded() -> None:
+    """Dynamic scaling looks at the longest position of a forward; long rope does beyond a length."""
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    model = tf.AutoModelForCausalLM.from_config(tf.LlamaConfig(**SIZES, rope_parameters=dynamic))
+    with pytest.raises(CapabilityError, match=r"'llama' with rope_type 'dynamic'"):
+        HFTarget(model)
+    scaled = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4,
+        "long_factor": [2.0] * 4, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    config = tf.Phi3Config(
+        **SIZES, rope_parameters=scaled, max_position_embeddings=256,
+        original_max_position_embeddings=64,
+    )  # fmt: skip
+    model = tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    assert HFTarget(model).max_context == 64
