@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,10 @@ def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     return call
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def process() -> Callable[..., subprocess.Popen[bytes]]:
     """Start the command line as a process of its own."""
@@ -94,6 +99,8 @@ def process() -> Callable[..., subprocess.Popen[bytes]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(SOURCE), **options.pop("env", {})},
+            # a test run in the background of a shell ignores Ctrl-C, and so would its children
+            preexec_fn=_heed_interrupts,
             **options,
         )
 
