@@ -100,7 +100,7 @@ def process() -> Callable[..., subprocess.Popen[bytes]]:
             stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(SOURCE), **options.pop("env", {})},
             # a test run in the background of a shell ignores Ctrl-C, and so would its children
-            preexec_fn=_heed_interrupts,
+            preexec_fn=_heed_interrupts,  # noqa: PLW1509  it only resets a signal
             **options,
         )
 
