@@ -25,6 +25,7 @@ from foretoken.learn.corpus import Corpus
 from foretoken.learn.lm_config import LmConfig
 from foretoken.learn.optim import build_optimisers, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
+from foretoken.target.load import has_fast_bfloat16
 
 EVALUATION_ROWS = 4  # rows per forward pass when no gradient is needed
 
@@ -233,10 +234,7 @@ def build_model(config: LmConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaFo
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 where the processor multiplies it in hardware; plain float32 elsewhere."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = has_fast_bfloat16(device)
     return torch.autocast(device.type, torch.bfloat16) if fast else nullcontext()
 
 

@@ -30,8 +30,12 @@ class Loaded:
     folder: Path | None
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AMX or AVX512-BF16)."""
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware (on a CPU: AMX or AVX512-BF16)."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
@@ -49,11 +53,7 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """ "auto": bfloat16 where the hardware multiplies it, else float32."""
     if name == "auto":
-        if device.type == "cpu":
-            fast = has_fast_bfloat16()
-        else:
-            fast = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise ConfigError("dtype", name, f"auto, {', '.join(DTYPES)}")
     return DTYPES[name]
