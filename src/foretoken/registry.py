@@ -17,7 +17,7 @@ from foretoken.errors import ConfigError
 Role = Literal["drafter", "policy", "verifier"]
 
 # The only names that other parts of the product refer to.
-DEFAULT_METHOD, DEFAULT_POLICY, DEFAULT_VERIFIER = "aded", "marginal", "walk"
+DEFAULT_METHOD, DEFAULT_POLICY = "aded", "marginal"
 NULL_METHOD, NULL_POLICY = "plain", "fixed"  # never drafts; never adapts
 
 _BUILTIN: dict[Role, dict[str, str]] = {

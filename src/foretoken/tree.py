@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -13,8 +13,17 @@ from torch import Tensor
 from foretoken.types import BoolArray
 
 T = TypeVar("T")
-Kind = Literal["point", "sampled", "without_replacement"]
-KINDS: tuple[Kind, ...] = ("point", "sampled", "without_replacement")
+Kind = Literal["point", "sampled", "without_replacement", "mixed"]
+KINDS: tuple[Kind, ...] = ("point", "sampled", "without_replacement", "mixed")
+
+
+class Draws(NamedTuple):
+    """The drafter's draws as a tree of their own: several draws may have given the same node."""
+
+    nodes: Sequence[int]  # [d] node of each draw
+    children: list[
+        list[int]
+    ]  # [d+1] draws below the root (entry 0) and below draw i (i+1), ordered
 
 
 @dataclass(frozen=True)
@@ -22,9 +31,14 @@ class DraftTree:
     """Tokens below the root (the last committed token). A chain is a tree; the empty tree is legal.
 
     `kind` says how siblings were chosen, which decides the acceptance rules that are exact:
-    "point" by anything that does not look at random numbers (table, copy, top-k), "sampled" drawn
-    independently from q, "without_replacement" drawn in order from q without repeats.
-    Raises ValueError for a parent that does not come before its child, or ragged fields.
+    - "point": by anything that does not look at random numbers (table, copy, top-k);
+    - "sampled": drawn independently from the parent's row of `dist`. Equal draws share a node:
+      `draw_nodes` and `draw_parents` keep the draws themselves (absent: each node is one draw);
+    - "without_replacement": drawn from the parent's row without its earlier siblings, renormalised;
+    - "mixed": a few drawn as above, which stand first among their siblings, then fixed ones, whose
+      `dist_row` is -1. A fixed child may not look at what was drawn.
+    Siblings stand in drawn order. Raises ValueError for a parent that does not come before its
+    child, or ragged fields.
     """
 
     tokens: Sequence[int] = ()  # [n]
@@ -32,13 +46,17 @@ class DraftTree:
     q: Sequence[float] = ()  # [n] draft probability given the parent's path; () if unknown
     kind: Kind = "point"
     dist: Tensor | None = None  # [m, V] full draft rows, where the rule needs them
-    dist_row: Sequence[int] = ()  # [n] row of `dist` that node i was drawn from
+    dist_row: Sequence[int] = ()  # [n] row of `dist` that node i was drawn from; -1: it was fixed
     sources: Sequence[str] = field(default=())  # [n] who proposed it, for explanations
+    draw_nodes: Sequence[int] = ()  # [d] node of each draw, "sampled" with repeats only
+    draw_parents: Sequence[int] = ()  # [d] draw below which it was drawn, -1 is the root
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
         if len(self.parents) != n or any(len(x) not in (0, n) for x in (self.q, self.dist_row)):
             raise ValueError(f"ragged draft: {n} tokens, {len(self.parents)} parents")
+        if len(self.draw_nodes) != len(self.draw_parents):
+            raise ValueError("ragged draft: every draw needs a node and a parent")
         for i, parent in enumerate(self.parents):
             if not -1 <= parent < i:
                 raise ValueError(f"node {i} has parent {parent}, which does not come before it")
@@ -84,6 +102,16 @@ class DraftTree:
         for i, parent in enumerate(self.parents):
             out[parent + 1].append(i)
         return out
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The draws behind the nodes; where each node is one draw, the tree itself."""
+        if not self.draw_nodes:
+            return Draws(range(len(self)), self.children)
+        children: list[list[int]] = [[] for _ in range(len(self.draw_nodes) + 1)]
+        for draw, parent in enumerate(self.draw_parents):
+            children[parent + 1].append(draw)
+        return Draws(self.draw_nodes, children)
 
     @cached_property
     def joint(self) -> list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.prompt.sampling import Coins, TargetRows
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.base import Verifier
@@ -28,12 +28,16 @@ class Forced(Verifier):
     def __init__(self, tokens: Sequence[int]) -> None:
         self.tokens = list(tokens)
 
-    def judge(self, tree: DraftTree, rows: TargetRows, random: PositionRandom) -> Verdict:
+    def judge(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
+        """As `decide`: greedy text is overruled, too."""
+        return self.decide(tree, rows, coins)
+
+    def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """The nodes that spell the reference, and the reference's next token."""
         path: list[int] = []
         at = -1
         while True:
-            rows.token(at, random)  # the target's choice: paid for, then overruled
+            rows.token(at, coins)  # the target's choice: paid for, then overruled
             token = self.tokens[rows.position(at)]
             follow = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
             if follow is None:

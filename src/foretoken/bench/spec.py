@@ -18,7 +18,7 @@ class Spec:
     label: str
     name: str
     policy: str = DEFAULT_POLICY
-    verifier: str = "walk"
+    verifier: str | None = None  # None: the drafter's own
     options: Mapping[str, Any] = field(default_factory=dict)
     policy_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -88,8 +88,9 @@ def _parse(
         values[key.strip()] = value.strip()
     chosen = values.pop("policy", policy)
     fields = registry.find("policy", chosen).Options.model_fields
-    verifier = values.pop("verifier", "walk")
-    registry.find("verifier", verifier)
+    verifier = values.pop("verifier", None)
+    if verifier is not None:
+        registry.find("verifier", verifier)
     own = set(drafter.Options.model_fields)
     of_policy = {key: values.pop(key) for key in list(values) if key in fields and key not in own}
     if nodes is not None and "nodes" in fields:

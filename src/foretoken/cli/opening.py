@@ -27,6 +27,7 @@ def open_engine(target: TargetOptions, method: MethodOptions) -> Engine:
         loaded.tokenizer,
         method=method.method,
         policy=policy,
+        verifier=method.verifier,
         options=drafter_options,
         policy_options=policy_options,
         assets=loaded.folder,

@@ -69,6 +69,12 @@ class MethodOptions:
     method: Annotated[
         str, _option("--method", "A drafter of `foretoken methods`.", _METHOD, DEFAULT_METHOD)
     ] = DEFAULT_METHOD
+    verifier: Annotated[
+        str | None,
+        _option(
+            "--verifier", "An acceptance rule of `foretoken methods`.", _METHOD, "the method's own"
+        ),
+    ] = None
     set: Annotated[
         list[str] | None,
         _option("--set", "Drafter option as key=value; may be repeated.", _METHOD),

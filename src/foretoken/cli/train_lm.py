@@ -6,7 +6,7 @@ import json as jsonlib
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, field, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,19 +48,34 @@ LmOptions = make_dataclass(
 )
 
 
-@grouped
-def lm(
-    options: LmOptions,  # type: ignore[valid-type]
-    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")],
+@dataclass(frozen=True)
+class SourceOptions:
+    """What to learn from, and in which tokens."""
+
     data: Annotated[
         list[Path] | None,
         typer.Option(
             "--data", help="JSONL (question + answer, or text) or a text file; repeatable."
         ),
-    ] = None,
+    ] = None
     stdlib: Annotated[
         bool, typer.Option("--stdlib/--no-stdlib", help="Train on Python's standard library too.")
-    ] = True,
+    ] = True
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            "--tokenizer",
+            help="Folder of a model whose tokenizer to take: a drafter shares its target's.",
+            show_default="a new one",
+        ),
+    ] = None
+
+
+@grouped
+def lm(
+    options: LmOptions,  # type: ignore[valid-type]
+    sources: SourceOptions,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the finished model.")],
     work: Annotated[
         Path | None, typer.Option("--work", help="Folder for checkpoints.", show_default="OUT.ckpt")
     ] = None,
@@ -82,19 +97,19 @@ def lm(
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-        corpus = build_corpus(data or [], config.held_out, use_stdlib=stdlib)
+        corpus = build_corpus(sources.data or [], config.held_out, use_stdlib=sources.stdlib)
         folder = work if work is not None else out.with_name(out.name + ".ckpt")
-        run = LmRun(config, corpus, folder, resume)
+        run = LmRun(config, corpus, folder, resume, sources.tokenizer)
     _train(run, console)
     with console.status("Writing the model ..."):
-        result = export(run, out, recipe(config, out, data or [], stdlib))
+        result = export(run, out, recipe(run.config, out, sources))
     losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in result["held_out_loss"].items())
     console.print(f"{out}: {result['parameters']:,} parameters; held-out loss {losses}")
     if json:
         typer.echo(jsonlib.dumps(result))
 
 
-def recipe(config: LmConfig, out: Path, data: list[Path], stdlib: bool) -> str:
+def recipe(config: LmConfig, out: Path, sources: SourceOptions) -> str:
     """The command that repeats this run: every option that differs from its default.
 
     Absolute paths are cut to their last part, so that no card tells where it was made.
@@ -103,11 +118,16 @@ def recipe(config: LmConfig, out: Path, data: list[Path], stdlib: bool) -> str:
     def shown(path: Path) -> str:
         return path.name if path.is_absolute() else path.as_posix()
 
-    words = ["foretoken train lm --out", shown(out), *(f"--data {shown(path)}" for path in data)]
-    words += [] if stdlib else ["--no-stdlib"]
+    words = [
+        "foretoken train lm --out",
+        shown(out),
+        *(f"--data {shown(path)}" for path in sources.data or ()),
+    ]
+    words += [] if sources.stdlib else ["--no-stdlib"]
+    words += [] if sources.tokenizer is None else [f"--tokenizer {shown(sources.tokenizer)}"]
     for name, info in LmConfig.model_fields.items():
         value = getattr(config, name)
-        if value == info.default:
+        if value == info.default or (name == "vocab" and sources.tokenizer is not None):
             continue
         yes, _, no = _flags(name).partition("/")
         words.append((yes if value else no) if isinstance(value, bool) else f"{yes} {value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ class Drafter(ABC):
     source: ClassVar[str]  # paper, section
     needs: ClassVar[frozenset[str]] = frozenset({"tokens"})  # tokens logits hidden:* prediction
     emits: ClassVar[Kind] = "point"
+    verifier: ClassVar[str] = "walk"  # the rule when the user names none; must accept `emits`
     nodes: ClassVar[int] = 16  # budget when the user gives none
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables
 
@@ -51,6 +53,10 @@ class Drafter(ABC):
     @abstractmethod
     def propose(self, session: Session, budget: Budget) -> DraftTree:
         """A draft below `session.tokens[-1]`."""
+
+    def propose_batch(self, asked: Sequence[tuple[Session, Budget]]) -> list[DraftTree]:
+        """Drafts for several sessions of one step; a drafter that runs a model batches here."""
+        return [self.propose(session, budget) for session, budget in asked]
 
     def observe(self, session: Session, step: Step) -> None:
         """The outcome of a step that this drafter proposed in; rejected nodes carry news too."""

@@ -58,19 +58,19 @@ def build(
     context: Context,
     method: str | Drafter,
     policy: str | Policy,
-    verifier: str | Verifier = registry.DEFAULT_VERIFIER,
+    verifier: str | Verifier | None = None,
     drafter_options: Mapping[str, Any] | None = None,
     policy_options: Mapping[str, Any] | None = None,
 ) -> Method:
-    """Make and check the parts. Strings are names of the registry, objects are taken as they are.
+    """Make and check the parts. Strings are names of the registry, objects are taken as they are;
+    without a verifier the drafter's own choice judges.
 
     Raises ConfigError for unknown names or options, CapabilityError for a pair that cannot be:
     a drafter that needs what the target does not give, or a draft kind that the rule would bias.
     """
     drafter = _drafter(method, drafter_options or {}, context)
-    rule: Verifier = (
-        registry.find("verifier", verifier)() if isinstance(verifier, str) else verifier
-    )
+    chosen = drafter.verifier if verifier is None else verifier
+    rule: Verifier = registry.find("verifier", chosen)() if isinstance(chosen, str) else chosen
     _check_pair(target, drafter, rule)
     return Method(
         drafter.name, drafter, _policy(policy, policy_options or {}, drafter, target), rule

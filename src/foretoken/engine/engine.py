@@ -19,7 +19,7 @@ from foretoken.errors import ConfigError, ForetokenError
 from foretoken.policy.base import Policy
 from foretoken.prompt.sampling import Warper
 from foretoken.prompt.tokens import tokenizer_hash
-from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY, DEFAULT_VERIFIER
+from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.base import KVCache, NoCache, Target
 from foretoken.types import Completion, Request, Session, Step
 from foretoken.verify.base import Verifier
@@ -31,8 +31,9 @@ class Engine:
     """Decodes requests together, one target forward a step for all of them.
 
     target: what to speed up. tokenizer: needed for text and stop strings only. method: default of
-    the requests (a name of `foretoken methods` or a Drafter). max_sessions: how many ride together;
-    further ones wait. assets: the model's folder, where a method may find its own files.
+    the requests (a name of `foretoken methods` or a Drafter). verifier: the acceptance rule, None
+    for each method's own. max_sessions: how many ride together; further ones wait. assets: the
+    model's folder, where a method may find its own files.
     """
 
     def __init__(  # noqa: PLR0913
@@ -42,7 +43,7 @@ class Engine:
         *,
         method: str | Drafter = DEFAULT_METHOD,
         policy: str | Policy = DEFAULT_POLICY,
-        verifier: str | Verifier = DEFAULT_VERIFIER,
+        verifier: str | Verifier | None = None,
         options: Mapping[str, Any] | None = None,
         policy_options: Mapping[str, Any] | None = None,
         max_sessions: int = 8,

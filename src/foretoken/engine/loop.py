@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 from foretoken.commit.commit import commit
-from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows
 from foretoken.target.base import Job, Target
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Scores, Session, Step
@@ -21,7 +21,7 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     own session's rule. A session that is finished afterwards has its `finish_reason` set.
     """
     clock = Clock()
-    drafts = [draft(target, session) for session in sessions]
+    drafts = draft(target, sessions)
     drafted = clock.lap() / len(sessions)
     jobs = [
         Job(s.cache, s.tokens[s.cache.length :], tree)
@@ -38,21 +38,31 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     ]
 
 
-def draft(target: Target, session: Session) -> tuple[Budget, DraftTree]:
-    """Ask the policy, then the drafter; the budget ends where text, context or memory would.
+def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, DraftTree]]:
+    """Ask the policies, then each drafter once for all its sessions.
 
     The policy may cut what was proposed, if that cannot bias the draft (kind "point").
     """
+    budgets = [allowance(target, session) for session in sessions]
+    trees = [EMPTY] * len(sessions)
+    asked = [i for i, allowed in enumerate(budgets) if allowed.nodes]
+    for drafter in dict.fromkeys(sessions[i].drafter for i in asked):
+        mine = [i for i in asked if sessions[i].drafter is drafter]
+        drafts = drafter.propose_batch([(sessions[i], budgets[i]) for i in mine])
+        for i, tree in zip(mine, drafts, strict=True):
+            point = tree.kind == "point"
+            trees[i] = tree.first(sessions[i].policy.cut(sessions[i], tree)) if point else tree
+    return list(zip(budgets, trees, strict=True))
+
+
+def allowance(target: Target, session: Session) -> Budget:
+    """What the policy allows; it ends where text, context or memory would."""
     budget = session.policy.budget(session)
     held = len(session.tokens)
     depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
     room = min(session.cache.capacity - held, target.max_draft)
     nodes = min(budget.nodes, room) if depth > 0 else 0
-    budget = replace(budget, nodes=max(nodes, 0), depth=max(depth, 0))
-    if not budget.nodes:
-        return budget, EMPTY
-    tree = session.drafter.propose(session, budget)
-    return budget, tree.first(session.policy.cut(session, tree)) if tree.kind == "point" else tree
+    return replace(budget, nodes=max(nodes, 0), depth=max(depth, 0))
 
 
 def judge(
@@ -66,7 +76,8 @@ def judge(
     clock = Clock()
     context, fresh = len(session.tokens), len(session.tokens) - session.cache.length
     rows = TargetRows(scores.logits, tree, session.tokens, session.warper)
-    verdict = session.verifier.judge(tree, rows, PositionRandom(session.request.sampling.seed))
+    coins = Coins(PositionRandom(session.request.sampling.seed), context)
+    verdict = session.verifier.judge(tree, rows, coins)
     committed = commit(session, tree, verdict, rows)
     seconds = {"draft": shared.drafted, "target": shared.scored, "verify": clock.lap()}
     done = Step(

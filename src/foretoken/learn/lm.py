@@ -57,16 +57,28 @@ class LmRun:
 
     `work` keeps the checkpoint and the tokenizer. With `resume`, a checkpoint of the same
     configuration and corpus is continued; ConfigError names the field in which another differs.
+    `tokenizer` is a folder whose tokenizer is taken instead of a new one (a drafter must share its
+    target's); `config.vocab` then follows it.
     """
 
-    def __init__(self, config: LmConfig, corpus: Corpus, work: Path, resume: bool = True) -> None:
+    def __init__(
+        self,
+        config: LmConfig,
+        corpus: Corpus,
+        work: Path,
+        resume: bool = True,
+        tokenizer: Path | None = None,
+    ) -> None:
+        given = None if tokenizer is None else _given(tokenizer)
+        if given is not None:
+            config = config.model_copy(update={"vocab": len(given)})
         self.config, self.checkpoint = config, work / "checkpoint.pt"
         self.data = corpus.manifest()
         saved = load_checkpoint(self.checkpoint) if resume else None
         if saved is not None:
             self._check(saved)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = _tokenizer(config, corpus, work / "tokenizer", saved is not None)
+        self.tokenizer = given or _tokenizer(config, corpus, work / "tokenizer", saved is not None)
         self.stream = _stream(config, corpus, self.tokenizer)
         self.held_out = _held_out(config, corpus, self.tokenizer)
         torch.manual_seed(config.seed)
@@ -247,6 +259,12 @@ def _tokenizer(
     tokenizer = train_bpe(texts, config.vocab, config.positions)
     save_tokenizer(tokenizer, folder)
     return tokenizer
+
+
+def _given(folder: Path) -> PreTrainedTokenizerFast:
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigError("tokenizer", folder, "a folder with a tokenizer.json")
+    return load_tokenizer(folder)
 
 
 def _stream(config: LmConfig, corpus: Corpus, tokenizer: PreTrainedTokenizerFast) -> RowStream:

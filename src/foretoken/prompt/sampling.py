@@ -41,6 +41,35 @@ class PositionRandom:
         bits = int.from_bytes(blake2b(key, digest_size=8).digest(), "little")
         return (bits >> 11) * 2.0**-53
 
+    def generator(self, position: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator for a drafter's own draws below the root whose successor is at `position`:
+        independent of every number above, and the same however requests are batched."""
+        key = f"{self.seed},{position},draft".encode()
+        seed = int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 1
+        return torch.Generator(device).manual_seed(seed)
+
+
+class Coins:
+    """All the chance that one verdict may use. `root`: index of the first token to be judged.
+
+    The token that ends the verdict is drawn with the number of its own position, so that where
+    nothing was drafted the text is that of plain decoding. Acceptance coins are numbered from the
+    root's position: a rule may look at positions that the next step will judge again, and must not
+    meet the same number there. (tests/exact enumerates rules through another class of this shape.)
+    """
+
+    def __init__(self, random: PositionRandom, root: int) -> None:
+        self._random, self._root, self._spent = random, root, 0
+
+    def accept(self, chance: float) -> bool:
+        """True with probability `chance` (below 0 counts as 0, above 1 as 1)."""
+        self._spent += 1
+        return self._random.uniform(self._root, self._spent) < chance
+
+    def token(self, probs: Tensor, position: int) -> int:
+        """A token from `probs` [V], which need not sum to 1, for this position of the text."""
+        return draw(probs, self._random.uniform(position))
+
 
 def draw(probs: Tensor, u: float) -> int:
     """The token at quantile u of a distribution (inverse CDF, tokens in the order of their ids).
@@ -160,14 +189,19 @@ class TargetRows:
         self._warped: dict[int, Tensor] = {}
         self._probs: dict[int, Tensor] = {}
 
-    def token(self, node: int, random: PositionRandom) -> int:
+    @property
+    def greedy(self) -> bool:
+        """Whether the target's token is chosen and not drawn."""
+        return self.warper.greedy
+
+    def token(self, node: int, coins: Coins) -> int:
         """The target's own token after `node` (-1 is the root).
 
         Greedy: the argmax, the lowest id among equals. Sampling: a draw from `probs(node)`.
         """
-        if self.warper.greedy:
+        if self.greedy:
             return self._argmax(node)
-        return draw(self.probs(node), random.uniform(self.position(node)))
+        return coins.token(self.probs(node), self.position(node))
 
     def ends(self, token: int) -> bool:
         """Whether the text ends with this token, so that nothing behind it need be asked for."""

@@ -68,6 +68,9 @@ class Job:
     cache: KVCache
     fresh: Sequence[int]  # committed tokens that the cache lacks; the last one is the root
     tree: DraftTree
+    # Leading nodes that the calls before, since the last `keep`, have scored: a draft may be grown
+    # level by level. `fresh` is then empty, and only the rows of the new nodes come back.
+    scored: int = 0
 
 
 @runtime_checkable
@@ -85,7 +88,7 @@ class Target(Protocol):
         """Memory for one session of at most `capacity` rows, draft included."""
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:
-        """One forward over every job's fresh tokens and draft."""
+        """One forward over every job's fresh tokens and draft (its new nodes, if it grows)."""
 
     def wait(self) -> None:
         """Return when all work that was started is done (for clocks; a CPU has nothing to do)."""

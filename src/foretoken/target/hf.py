@@ -20,6 +20,7 @@ from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
 
+CATCH_UP = 4  # a session with more fresh rows than this reads alone: padding would cost the others
 MASKED = ("sdpa", "eager", FOLDED, BITWISE)  # attention implementations that obey a 4-D mask
 
 
@@ -110,11 +111,11 @@ class HFTarget:
         return self.pool.acquire(capacity)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:
-        """See `Target`. Sessions that read their prompt go alone; all others share a forward."""
+        """See `Target`. Sessions that read a prompt go alone; all others share a forward."""
         out: dict[int, Scores] = {}
         together: list[int] = []
         for i, job in enumerate(jobs):
-            if self.shapes.alone or (len(job.fresh) > 1 and len(jobs) > 1):
+            if self.shapes.alone or (len(job.fresh) > CATCH_UP and len(jobs) > 1):
                 out[i] = self._forward([job])[0]
             else:
                 together.append(i)
@@ -128,16 +129,18 @@ class HFTarget:
         caches = [self._slot(job) for job in jobs]
         lo = self._side_by_side(caches)
         order = sorted(range(len(jobs)), key=lambda i: caches[i].slot)
-        batch = [Rows(caches[i].length, jobs[i].fresh, jobs[i].tree) for i in order]
+        batch = [_rows(caches[i], jobs[i]) for i in order]
         if len(batch) == 1:
             batch = [self._read_ahead(lo, batch[0])]
         logits, first = self._call(lo, batch)
         out: dict[int, Scores] = {}
         for b, i in enumerate(order):
-            caches[i].fresh = len(jobs[i].fresh)
-            caches[i].used = caches[i].length + len(jobs[i].fresh) + len(jobs[i].tree)
-            root = len(batch[b].fresh) - 1 - first
-            out[i] = Scores(logits[b, root : root + len(jobs[i].tree) + 1])
+            if not jobs[i].scored:
+                caches[i].fresh = len(jobs[i].fresh)
+            caches[i].used = caches[i].length + caches[i].fresh + len(jobs[i].tree)
+            # from the root's row on; a tree that grows has got its root's row before
+            root = max(len(batch[b].fresh) - 1, 0) - first
+            out[i] = Scores(logits[b, root : len(batch[b]) - first])
         return [out[i] for i in range(len(jobs))]
 
     def wait(self) -> None:
@@ -163,6 +166,8 @@ class HFTarget:
 
     def _read_ahead(self, lo: int, rows: Rows) -> Rows:
         """Run all but the last piece of a long prompt; what is left for the scoring forward."""
+        if rows.scored:
+            return rows
         base, fresh, chunk = rows.base, list(rows.fresh), self.shapes.chunk
         while len(fresh) > 1 and len(fresh) + len(rows.tree) > chunk:
             piece = fresh[: min(chunk, len(fresh) - 1)]
@@ -174,13 +179,13 @@ class HFTarget:
         """(logits [B, rows kept, V], index of the first row kept)."""
         used = max(map(len, batch))
         n = self.shapes.rows(used)
-        length = self.shapes.length(max(r.base for r in batch) + n)
+        length = self.shapes.length(max(r.start for r in batch) + n)
         self.pool.ensure(length)
         packed = self._packer.pack(batch, n, length)
         # one session: only the root's and the draft's rows are wanted, and stand last
         alone = len(batch) == 1 and n == used and self._keeps_logits
-        keep = len(batch[0].tree) + 1 if alone else n
-        return self._run(packed, lo, [r.base for r in batch], keep), n - keep
+        keep = min(len(batch[0].tree) + 1, n) if alone else n
+        return self._run(packed, lo, [r.start for r in batch], keep), n - keep
 
     def _run(self, packed: Packed, lo: int, starts: Sequence[int], keep: int) -> Tensor:
         """Logits [B, keep, V] of the last `keep` rows."""
@@ -202,6 +207,13 @@ class HFTarget:
         if len(self._windows) == 1:
             return masks[next(iter(self._windows.values()))]
         return {kind: masks[window] for kind, window in self._windows.items()}
+
+
+def _rows(cache: SlotCache, job: Job) -> Rows:
+    if job.scored and (job.fresh or cache.used != cache.length + cache.fresh + job.scored):
+        raise ValueError("a draft grows from where the call before it ended")
+    base = cache.length + (cache.fresh if job.scored else 0)
+    return Rows(base, job.fresh, job.tree, job.scored)
 
 
 def _eos_ids(model: Any) -> tuple[int, ...]:

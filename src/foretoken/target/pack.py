@@ -21,25 +21,32 @@ from foretoken.tree import DraftTree
 class Rows:
     """One session's part of a forward."""
 
-    base: int  # committed rows in its cache
-    fresh: Sequence[int]  # may be empty only if the tree is, too
+    base: int  # rows in its cache that everything here comes after
+    fresh: Sequence[int]  # empty if the tree is, or if it grows
     tree: DraftTree
+    scored: int = 0  # leading nodes of the tree whose rows are in the cache, right after `base`
 
     def __len__(self) -> int:
-        return len(self.fresh) + len(self.tree)
+        return len(self.fresh) + len(self.tree) - self.scored
+
+    @property
+    def start(self) -> int:
+        """Row of the cache that the first of these rows is written to."""
+        return self.base + self.scored
 
 
 def local_view(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """(sees [n, n] bool, offset [n]): who sees whom among the rows, position minus base."""
-    f, n = len(rows.fresh), len(rows)
-    sees = np.zeros((n, n), dtype=np.bool_)
+    """(sees [n, c] bool, offset [c]) of the c columns after `base`, of which the last n are rows
+    of this forward: which column each row sees, and each column's position minus base."""
+    f, c = len(rows.fresh), len(rows.fresh) + len(rows.tree)
+    sees = np.zeros((c, c), dtype=np.bool_)
     sees[:f, :f] = np.tri(f, dtype=np.bool_)
-    offset = np.arange(n)
+    offset = np.arange(c)
     if len(rows.tree):
         sees[f:, :f] = True
         sees[f:, f:] = rows.tree.mask()[1:, 1:]
         offset[f:] = np.asarray(rows.tree.depths) + (f - 1)
-    return sees, offset
+    return sees[rows.scored :], offset
 
 
 @dataclass(frozen=True)
@@ -72,9 +79,9 @@ class Packer:
         for b, (rows, (_, offset)) in enumerate(zip(batch, views, strict=True)):
             m = len(rows)
             ids[b, : len(rows.fresh)] = rows.fresh
-            ids[b, len(rows.fresh) : m] = rows.tree.tokens
+            ids[b, len(rows.fresh) : m] = rows.tree.tokens[rows.scored :]
             positions[b] = rows.base
-            positions[b, :m] += offset
+            positions[b, :m] += offset[rows.scored :]
         masks = {w: self._mask(w, batch, views, n, length) for w in self.windows}
         return Packed(self._send(ids), self._send(positions), masks)
 
@@ -93,13 +100,14 @@ class Packer:
         for b, (rows, (sees, offset)) in enumerate(zip(batch, views, strict=True)):
             m, base = len(rows), rows.base
             hidden[b, :m, :base] = False
-            hidden[b, :m, base : base + m] = ~sees
+            hidden[b, :m, base : base + len(offset)] = ~sees
             # padding rows look at one finite column, so that nothing turns into NaN
             hidden[b, m:, 0] = False
             if window is not None:
-                column = np.arange(base + m)
+                column = np.arange(base + len(offset))
                 column[base:] = offset + base
-                hidden[b, :m, : base + m] |= (offset + base)[:, None] - column >= window
+                row = column[rows.start :]
+                hidden[b, :m, : len(column)] |= row[:, None] - column >= window
         return self._fill(window, self._send(hidden), n, length)
 
     def _fill(self, window: int | None, hidden: Tensor, n: int, length: int) -> Tensor:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.prompt.sampling import Coins, TargetRows
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Verdict
 
 
 class Verifier(ABC):
     """Laws (tests/contract): the exactness claim holds, by enumeration; the path is a path from
-    the root; only rows on that path and their children are normalised."""
+    the root; only rows that the rule reaches are normalised; nothing that it is given changes."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -20,10 +20,33 @@ class Verifier(ABC):
     exact: ClassVar[frozenset[str]]  # subset of {"greedy", "sampling"}
     accepts: ClassVar[frozenset[Kind]]
 
-    @abstractmethod
-    def judge(self, tree: DraftTree, rows: TargetRows, random: PositionRandom) -> Verdict:
+    def judge(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """Which nodes stand, and the target's own token after them.
 
         rows: the target's distribution after the root and after each node, made when asked for.
-        random: numbers tied to (request seed, position), so that text does not depend on company.
+        coins: chance tied to (request seed, position), so that text does not depend on company.
+        Greedy text has one right token at each place, and without a draft there is nothing to
+        weigh: both are followed, whatever the rule.
         """
+        if rows.greedy or not len(tree):
+            return follow(tree, rows, coins)
+        return self.decide(tree, rows, coins)
+
+    @abstractmethod
+    def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
+        """`judge` for a draft of at least one node and a target that draws its tokens."""
+
+
+def follow(
+    tree: DraftTree, rows: TargetRows, coins: Coins, at: int = -1, path: tuple[int, ...] = ()
+) -> Verdict:
+    """From node `at` on, take the target's own token and follow it as long as it was drafted.
+
+    Stops at the end of the text; path: the nodes that stand already.
+    """
+    while True:
+        token = rows.token(at, coins)
+        child = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
+        if child is None or rows.ends(token):
+            return Verdict(path, token)
+        path, at = (*path, child), child

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.prompt.sampling import Coins, TargetRows
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
-from foretoken.verify.base import Verifier
+from foretoken.verify.base import Verifier, follow
 
 
 class Walk(Verifier):
@@ -27,14 +27,6 @@ class Walk(Verifier):
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset(KINDS)
 
-    def judge(self, tree: DraftTree, rows: TargetRows, random: PositionRandom) -> Verdict:
+    def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """See the base class."""
-        path: list[int] = []
-        at = -1
-        while True:
-            token = rows.token(at, random)
-            follow = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
-            if follow is None or rows.ends(token):
-                return Verdict(tuple(path), token)
-            path.append(follow)
-            at = follow
+        return follow(tree, rows, coins)
