@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foretoken import registry
 from foretoken.draft.base import Context, Drafter
+from foretoken.draft.lm import LmDrafter
 from foretoken.engine.build import Method, build, options
 from foretoken.engine.engine import Engine
 from foretoken.target.hf import HFTarget
@@ -59,6 +60,9 @@ ONE_LAYER = {**_GQA, "num_hidden_layers": 1, "hidden_size": 16, "intermediate_si
 SPECIAL: dict[str, Callable[[], Any]] = {
     "six": lambda: tf.LlamaConfig(**{**ONE_LAYER, "vocab_size": 6}),
     "small": lambda: tf.LlamaConfig(**{**ONE_LAYER, "vocab_size": 32}),
+    "tight": lambda: tf.LlamaConfig(
+        **{**ONE_LAYER, "vocab_size": 32, "max_position_embeddings": 24}
+    ),
     "short": lambda: tf.LlamaConfig(**{**_GQA, "max_position_embeddings": 24}),
     "short-gpt2": lambda: tf.GPT2Config(**{**_OLD, "n_positions": 24}),
 }
@@ -132,9 +136,20 @@ def scoped(cls: type[Drafter], scope: str) -> dict[str, str]:
     return {"scope": scope} if "scope" in cls.Options.model_fields else {}
 
 
-def drafter_options(cls: type[Drafter], known: Sequence[int]) -> dict[str, Any]:
-    """Options for any drafter: its defaults, and the answer for those that ask for one."""
-    return {"continuation": tuple(known)} if "continuation" in cls.Options.model_fields else {}
+@cache
+def small_model(vocab: int = VOCAB) -> HFTarget:
+    """The model of `lm` drafters: it knows nothing of the targets, and is as sure of its guesses."""
+    sizes = {**_GQA, "num_hidden_layers": 1, "vocab_size": vocab}
+    made = make(tf.LlamaConfig(**sizes), seed=7, std=0.25)
+    set_attention(made)
+    return HFTarget(made, name=f"small model of {vocab}")
+
+
+def drafter_options(cls: type[Drafter], known: Sequence[int], vocab: int = VOCAB) -> dict[str, Any]:
+    """Options for any drafter: its defaults, the answer for those that ask for one, and a small
+    model for those that run one."""
+    given = {"continuation": tuple(known)} if "continuation" in cls.Options.model_fields else {}
+    return {**given, "model": small_model(vocab)} if issubclass(cls, LmDrafter) else given
 
 
 def drafter(
@@ -142,7 +157,7 @@ def drafter(
 ) -> Drafter:
     """A fresh drafter of a registered name."""
     cls = registry.find("drafter", name)
-    values = {**drafter_options(cls, known), **scoped(cls, scope)}
+    values = {**drafter_options(cls, known, vocab), **scoped(cls, scope)}
     made: Drafter = cls(options(cls.Options, values, name), context(vocab))
     return made
 

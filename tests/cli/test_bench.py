@@ -11,10 +11,14 @@ import pytest
 
 from foretoken import registry
 from foretoken.bench.memory import MemoryReport
+from foretoken.bench.pairs import PairTable
 from foretoken.bench.parity import ParityReport
 from foretoken.bench.report import Report
+from foretoken.bench.rules import RuleTimes
+from foretoken.bench.same_trees import SameTrees
 
 Cli = Callable[..., Any]
+STAND_INS = "tests.unit.bench.stand_ins"
 SABOTAGE = "tests.unit.bench.sabotage:Flip"
 
 
@@ -116,6 +120,54 @@ def test_memory_and_kernels(cli: Cli, model: str, prompts: str) -> None:
     assert json.loads(ran.out.strip().splitlines()[-1])["results"][0]["ratio"] > 0
 
 
+def test_rules_are_timed_without_a_model(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("foretoken.bench.rules.CACHE_BYTES", 1 << 10)
+    monkeypatch.setattr("foretoken.bench.rules.DRAFTS", 2)
+    ran = cli(
+        "bench", "--rules", "--model", "no/such/folder", "--vocab", 60, "--nodes", 8, "--json"
+    )
+    assert ran.code == 0, ran.err
+    report = RuleTimes.model_validate_json(ran.out.strip().splitlines()[-1])
+    assert (report.vocab, report.nodes) == (60, 8)
+    assert {r.rule for r in report.results} == set(registry.names("verifier"))
+    assert all(r.median_ms or r.refused for r in report.results)
+    assert "worst" in ran.err
+
+
+def test_pairs(cli: Cli, model: str, prompts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._added["verifier"], "first-child", f"{STAND_INS}:Greedy")
+    few_pairs = [
+        *few(model, prompts), "--pairs", "--methods", "prompt-lookup,random", "--verifiers",
+        "walk,first-child", "--lossy", "--nodes", 4, "--json",
+    ]  # fmt: skip
+    ran = cli(*few_pairs, "--repeats", 1, "--no-cut-loops")
+    assert ran.code == 0, ran.err
+    table = PairTable.model_validate_json(ran.out.strip().splitlines()[-1])
+    drafters = [(p.drafter, p.rule) for p in table.pairs]
+    rules = ("walk", "first-child")
+    assert drafters[0] == ("plain", "")
+    assert drafters[1:] == [(d, r) for d in ("prompt-lookup", "random") for r in rules]
+    assert table.comparison.sampling == {"temperature": 1.0}
+    assert "lossy, the text has another distribution: first-child" in ran.err
+    assert "best exact pair by tokens per second" in ran.err
+    ran = cli(*few_pairs, "--same-trees")
+    assert ran.code == 0, ran.err
+    report = SameTrees.model_validate_json(ran.out.strip().splitlines()[-1])
+    assert report.prompts == 2
+    assert {r.rule for r in report.results} == set(rules)
+
+
+def test_greedy_pairs_have_one_rule(cli: Cli, model: str, prompts: str) -> None:
+    ran = cli(
+        *few(model, prompts), "--pairs", "--methods", "prompt-lookup", "-t", 0, "--repeats", 1,
+        "--no-cut-loops", "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    table = PairTable.model_validate_json(ran.out.strip().splitlines()[-1])
+    assert [p.rule for p in table.pairs] == ["", "walk"]
+    assert "walk stands for them" in " ".join(ran.err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -138,6 +190,19 @@ def test_memory_and_kernels(cli: Cli, model: str, prompts: str) -> None:
         (["--save", "nowhere/x.json"], "save"),
         (["--parity", "--peers", "hf"], "--parity"),
         (["--policy", "odd"], "odd"),
+        (["--pairs", "--rules"], "rules"),
+        (["--pairs", "--methods", "plain"], "methods"),
+        (["--pairs", "--methods", "random", "--verifiers", "magic"], "magic"),
+        (["--pairs", "--methods", "random", "--peers", "hf"], "--pairs"),
+        (["--pairs", "--methods", "random", "--policy", "odd"], "budgets are equal"),
+        (["--pairs", "--methods", "random", "--same-trees", "-t", "0"], "temperature"),
+        (["--pairs", "--methods", "random", "--forced", "x.jsonl"], "forced"),
+        (["--same-trees"], "--pairs"),
+        (["--lossy"], "--pairs"),
+        (["--verifiers", "walk"], "--pairs"),
+        (["--vocab", "100"], "--rules"),
+        (["--rules", "--vocab", "0"], "vocab"),
+        (["--rules", "--nodes", "0"], "nodes"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -1,9 +1,11 @@
 """The laws of `foretoken.target.base` over every supported family; the reference is a plain forward.
 
 Each node's logits equal a plain forward of its path; after `keep`, going on equals a fresh prefill;
-whoever else rides along, wherever the slots move, however the pool grows.
+whoever else rides along, wherever the slots move, however the pool grows; and whether a draft is
+scored at once or grown in several calls.
 """
 
+import copy
 import random
 from collections.abc import Sequence
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from foretoken.target.base import Job, KVCache, Target
+from foretoken.target.compiled import CompiledTarget
 from foretoken.target.hf import HFTarget
 from foretoken.target.shapes import Shapes
 from foretoken.tree import EMPTY, DraftTree
@@ -62,6 +65,35 @@ def forward(target: HFTarget, moves: Sequence[tuple[Rider, DraftTree, Sequence[i
         rider.check(tree, found)
     for i, (rider, tree, path) in enumerate(moves):
         rider.keep(tree, path, 20 + i)
+
+
+Growing = tuple[Rider, DraftTree, Sequence[int | None], Sequence[int]]
+
+
+def grow(target: HFTarget, moves: Sequence[Growing]) -> list[torch.Tensor]:
+    """Score drafts over several calls; afterwards check and keep as `forward` does.
+
+    A move: rider, tree, the tree's nodes after each call that the rider is in (None: it sits that
+    one out), path. Gives every rider's rows.
+    """
+    found: list[list[torch.Tensor]] = [[] for _ in moves]
+    done: list[int | None] = [None] * len(moves)
+    for call in range(max(len(counts) for _, _, counts, _ in moves)):
+        jobs: dict[int, Job] = {}
+        for i, (rider, tree, counts, _) in enumerate(moves):
+            count = counts[call] if call < len(counts) else None
+            if count is not None:
+                fresh = rider.tokens[rider.cache.length :] if done[i] is None else []
+                jobs[i] = Job(rider.cache, fresh, tree.first(count), done[i] or 0)
+                done[i] = count
+        for i, scores in zip(jobs, target.score(list(jobs.values())), strict=True):
+            assert len(scores.logits) == len(jobs[i].tree) - jobs[i].scored + bool(jobs[i].fresh)
+            found[i].append(scores.logits)
+    rows = [torch.cat(parts) for parts in found]
+    for i, (rider, tree, _, path) in enumerate(moves):
+        rider.check(tree, Scores(rows[i]))
+        rider.keep(tree, path, 20 + i)
+    return rows
 
 
 @pytest.fixture(params=tiny.FAMILIES)
@@ -119,6 +151,93 @@ def test_long_prompt_is_read_in_pieces(family: HFTarget, monkeypatch: pytest.Mon
     forward(family, [(a, CHAIN, [0]), (b, TREE, [1, 4])])
     a.cache.release()
     b.cache.release()
+
+
+def test_a_draft_grows_node_by_node(family: HFTarget) -> None:
+    """From the root's row or with it, level by level or not, with every kind of path kept."""
+    rider = Rider(family, tiny.prompt(1, 13))
+    grow(family, [(rider, TREE, (0, 2, 3, 4, 5), [0, 2, 3])])
+    grow(family, [(rider, TREE, (2, 4, 5), [1, 4])])
+    grow(family, [(rider, WIDE, (1, 4), [])])
+    grow(family, [(rider, CHAIN, (1, 2, 3), [0, 1, 2])])
+    forward(family, [(rider, TREE, [0])])
+    rider.cache.release()
+
+
+def test_drafts_grow_in_company(family: HFTarget) -> None:
+    """At different levels, beside a prompt that is read, plain jobs and sessions that sit it out."""
+    a, b = Rider(family, tiny.prompt(1, 13)), Rider(family, tiny.prompt(2, 3))
+    c, d = Rider(family, tiny.prompt(3, 9)), Rider(family, [7])
+    late, last = (None, None, 4), (None, None, None, 5)
+    grow(family, [(a, TREE, (0, 2, 3, 5), [0, 2]), (b, CHAIN, (1, 2, 3), [0, 1, 2]),
+                  (c, WIDE, late, [3]), (d, TREE, last, [1, 4])])  # fmt: skip
+    grow(family, [(d, TREE, (0, None, 2, 5), [0, 2, 3]), (a, EMPTY, (0,), []),
+                  (c, TREE, (None, 2, 5), [1]), (b, WIDE, (None, 0, 1, 4), [1])])  # fmt: skip
+    forward(family, [(a, CHAIN, [0]), (b, TREE, [0, 2]), (c, WIDE, []), (d, CHAIN, [0, 1, 2])])
+    for rider in (a, b, c, d):
+        rider.cache.release()
+
+
+class TestGrowth:
+    """What may happen between two levels."""
+
+    def test_the_root_may_be_kept_first(self) -> None:
+        target = tiny.fresh_target("mistral")
+        rider = Rider(target, tiny.prompt(1, 13))
+        root = target.score([rider.job(EMPTY)])[0].logits
+        rider.cache.keep(())
+        first = target.score([Job(rider.cache, [], TREE.first(2))])[0].logits
+        others = target.score([Job(rider.cache, [], TREE, 2)])[0].logits
+        rider.check(TREE, Scores(torch.cat([root, first, others])))
+        rider.keep(TREE, [0, 2, 3], 20)
+        forward(target, [(rider, CHAIN, [0])])
+
+    def test_slots_move_and_memory_grows(self) -> None:
+        """Another session leaves (its slot is filled with the grown one), a large one joins."""
+        target = tiny.fresh_target("llama")
+        a, b, c = (Rider(target, tiny.prompt(i, 9), capacity=20) for i in range(3))
+        forward(target, [(a, EMPTY, []), (b, EMPTY, []), (c, EMPTY, [])])
+        rows = [target.score([c.job(TREE.first(2))])[0].logits]
+        a.cache.release()
+        d = Rider(target, tiny.prompt(4, 30), capacity=target.pool.rows + 50)
+        rows.append(target.score([Job(c.cache, [], TREE.first(3), 2), d.job(CHAIN)])[0].logits)
+        d.keep(CHAIN, [], 20)
+        rows.append(target.score([d.job(EMPTY), Job(c.cache, [], TREE, 3)])[1].logits)
+        c.check(TREE, Scores(torch.cat(rows)))
+        c.keep(TREE, [0, 2, 3], 20)
+        forward(target, [(c, CHAIN, [0]), (b, TREE, [1, 4])])
+
+    def test_a_prompt_read_in_pieces(self) -> None:
+        target = tiny.fresh_target("llama")
+        target.shapes = Shapes(chunk=5)
+        a, b = Rider(target, tiny.prompt(5, 23)), Rider(target, tiny.prompt(6, 10))
+        grow(target, [(a, TREE, (0, 2, 5), [0, 2]), (b, CHAIN, (None, 1, 3), [0])])
+
+    def test_the_bits_are_those_of_the_whole_tree(self) -> None:
+        target = tiny.fresh_target("llama", "bitwise")
+        a, b = Rider(target, tiny.prompt(1, 13)), Rider(target, tiny.prompt(1, 13))
+        (grown,) = grow(target, [(a, TREE, (0, 2, 3, 5), [0, 2])])
+        (whole,) = grow(target, [(b, TREE, (5,), [0, 2])])
+        assert torch.equal(grown, whole)
+
+    def test_in_static_shapes(self) -> None:
+        """As compiled forwards run: padded rows and columns, places in tensors."""
+        model = copy.deepcopy(tiny.model("mistral"))
+        target = CompiledTarget(model, "mistral", graphs=False)
+        target._compiled = target._static  # the same code without the compiler's seconds
+        a, b = Rider(target, tiny.prompt(1, 13)), Rider(target, tiny.prompt(2, 3))
+        grow(target, [(a, TREE, (0, 2, 3, 5), [0, 2]), (b, CHAIN, (1, 2, 3), [0])])
+        grow(target, [(a, TREE, (2, 5), [1])])
+        forward(target, [(a, CHAIN, [0]), (b, TREE, [0, 2])])
+
+    def test_it_grows_from_where_it_ended(self) -> None:
+        target = tiny.target("llama")
+        rider = Rider(target, tiny.prompt(1, 6))
+        target.score([rider.job(TREE.first(2))])
+        for wrong in (Job(rider.cache, [], TREE, 3), Job(rider.cache, [1], TREE, 2)):
+            with pytest.raises(ValueError, match="where the call before it ended"):
+                target.score([wrong])
+        rider.cache.release()
 
 
 class TestLlama:

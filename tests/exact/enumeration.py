@@ -9,17 +9,18 @@ be the target's. All in float64, so that what is exact is exact to about 1e-15.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foretoken.tree import DraftTree, Kind
+from foretoken.tree import DraftTree
 from foretoken.types import Verdict
+from tests.exact.every_draft import SHAPES, Context, Table, drafts, fused, height, sequences
 
-Context = tuple[int, ...]
-Table = dict[Context, Tensor]  # context -> [V] float64 probabilities of the next token
+__all__ = ["SHAPES", "drafts", "fused", "height", "sequences"]  # what goes with `law`
+
 TINY = 1e-300  # branches that cannot be taken
 
 
@@ -85,7 +86,7 @@ def outcomes(judge: Callable[[Any], Verdict]) -> Iterator[tuple[Verdict, float]]
 
 
 def law(
-    verifier: Any, p: Table, drafts: Iterator[tuple[DraftTree, float]], depth: int
+    verifier: Any, p: Table, drafts: Iterable[tuple[DraftTree, float]], depth: int
 ) -> tuple[dict[Context, float], float]:
     """(joint law of depth + 1 tokens after one step and plain decoding, expected accepted)."""
     out: dict[Context, float] = {}
@@ -130,131 +131,3 @@ def model(
             row = draw()
             table[context] = row if near is None else (1 - mix) * row + mix * near[context]
     return table
-
-
-# --- drafts: every tree that a drafter of a kind may draw, with its probability -----------------
-
-# A shape says how many children each node has: (2, 1) is a root with two, each of which has one.
-# It is a tuple per level of branching numbers, or nested lists for uneven trees: [] is a leaf.
-Shape = list[Any]
-LEAF: Shape = []
-SHAPES: dict[str, Shape] = {
-    "chain1": [LEAF],
-    "chain2": [[LEAF]],
-    "chain3": [[[LEAF]]],
-    "fan2": [LEAF, LEAF],
-    "fan3": [LEAF, LEAF, LEAF],
-    "2x1": [[LEAF], [LEAF]],
-    "1x2": [[LEAF, LEAF]],
-    "2x2": [[LEAF, LEAF], [LEAF, LEAF]],
-    "uneven": [[LEAF, LEAF], LEAF],
-}
-
-
-def height(shape: Shape) -> int:
-    return 1 + max(map(height, shape)) if shape else 0
-
-
-def drafts(q: Table, kind: Kind, shape: Shape) -> Iterator[tuple[DraftTree, float]]:
-    """Every draft of this shape: a node is one draw, siblings stand in drawn order.
-
-    "mixed" is Optimal MDSD's greedy drafting: the last branch of the shape is drawn from q without
-    the likeliest tokens, which fill the other branches, and stands first.
-    """
-    for children, weight in _grown(q, kind, shape, ()):
-        yield _assembled(children, kind, q), weight
-
-
-def _children(q: Tensor, kind: Kind, n: int) -> Iterator[tuple[list[tuple[int, Tensor | None]], float]]:
-    vocab = len(q)
-    if kind == "point":
-        order = q.argsort(descending=True, stable=True).tolist()
-        yield [(t, None) for t in order[:n]], 1.0
-        return
-    if kind == "mixed":
-        order = q.argsort(descending=True, stable=True).tolist()
-        fixed, rest = order[: n - 1], q.clone()
-        rest[fixed] = 0.0
-        if rest.sum() <= 0:
-            return
-        rest = rest / rest.sum()
-        for x in range(vocab):
-            if rest[x] > 0:
-                yield [(x, rest), *((t, None) for t in fixed)], float(rest[x])
-        return
-    repeat = kind == "sampled"
-    tuples = itertools.product(range(vocab), repeat=n) if repeat else itertools.permutations(range(vocab), n)
-    for drawn in tuples:
-        weight, left = 1.0, q.clone()
-        for x in drawn:
-            weight *= float(left[x] / left.sum()) if left[x] > 0 else 0.0
-            if not repeat:
-                left[x] = 0.0
-            if weight == 0.0:
-                break
-        if weight > 0.0:
-            yield [(x, q) for x in drawn], weight
-
-
-def _grown(q: Table, kind: Kind, shape: Shape, context: Context) -> Iterator[tuple[list[Any], float]]:
-    if not shape:
-        yield [], 1.0
-        return
-    # the drawn child of a mixed node takes the shape's last branch
-    branches = [shape[-1], *shape[:-1]] if kind == "mixed" else shape
-    for children, weight in _children(q[context], kind, len(shape)):
-        below = [
-            list(_grown(q, kind, branch, (*context, token)))
-            for (token, _), branch in zip(children, branches, strict=True)
-        ]
-        for combination in itertools.product(*below):
-            total = weight
-            nodes = []
-            for (token, row), (grandchildren, w) in zip(children, combination, strict=True):
-                total *= w
-                nodes.append((token, row, grandchildren))
-            yield nodes, total
-
-
-def _assembled(children: list[Any], kind: Kind, q: Table) -> DraftTree:
-    """Level by level; equal independent draws share a node."""
-    tokens: list[int] = []
-    parents: list[int] = []
-    rows: list[Tensor] = []
-    row_of: list[int] = []
-    qs: list[float] = []
-    draw_nodes: list[int] = []
-    draw_parents: list[int] = []
-    index: dict[tuple[int, int], int] = {}
-    level = [(child, -1, -1) for child in children]  # (child, parent node, parent draw)
-    while level:
-        below = []
-        for (token, row, grandchildren), parent, draw in level:
-            node = index.get((parent, token)) if kind == "sampled" else None
-            if node is None:
-                node = index[parent, token] = len(tokens)
-                tokens.append(token)
-                parents.append(parent)
-                qs.append(1.0 if row is None else float(row[token]))
-                row_of.append(-1 if row is None else len(rows))
-                if row is not None:
-                    rows.append(row)
-            mine = len(draw_nodes)
-            draw_nodes.append(node)
-            draw_parents.append(draw)
-            below += [(grandchild, node, mine) for grandchild in grandchildren]
-        level = below
-    repeats = kind == "sampled" and len(draw_nodes) > len(tokens)
-    return DraftTree(
-        tokens, parents, qs, kind, torch.stack(rows) if rows else None,
-        row_of if rows else [], (),
-        draw_nodes if repeats else (), draw_parents if repeats else (),
-    )  # fmt: skip
-
-
-def sequences(q: Table, k: int, depth: int) -> Iterator[tuple[DraftTree, float]]:
-    """K independent sequences of `depth` tokens (SpecTr): chains side by side, merged where equal."""
-    chain: Shape = LEAF
-    for _ in range(depth - 1):
-        chain = [chain]
-    yield from drafts(q, "sampled", [chain] * k)

@@ -77,6 +77,7 @@ class Contestant(Protocol):
     label: str
     peer: bool
     guarantee: str
+    repeats_draws: bool  # with equal seeds, sampled text is plain's token for token
 
     def fresh(self) -> None:
         """Forget what was learned."""

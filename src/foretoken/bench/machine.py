@@ -34,13 +34,14 @@ def _git(folder: Path, *words: str) -> str:
     return done.stdout.strip()
 
 
-def describe(target: Any) -> Machine:
-    """The machine, the versions, and how this target's forwards run."""
+def describe(target: Any = None) -> Machine:
+    """The machine, the versions, and how this target's forwards run, if there is one."""
     try:
         own = version("foretoken")
     except PackageNotFoundError:  # run from a source tree
         own = "source"
-    gpu = target.device.type == "cuda"
+    device = torch.device("cpu") if target is None else target.device
+    gpu = device.type == "cuda"
     return Machine(
         processor=processor_name(),
         cores=os.cpu_count() or 1,
@@ -51,8 +52,8 @@ def describe(target: Any) -> Machine:
         transformers=version("transformers"),
         foretoken=own,
         commit=commit(),
-        device=torch.cuda.get_device_name(target.device) if gpu else str(target.device),
-        how=target.how,
+        device=torch.cuda.get_device_name(device) if gpu else str(device),
+        how="" if target is None else target.how,
     )
 
 

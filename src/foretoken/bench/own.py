@@ -12,6 +12,7 @@ from foretoken.bench.spec import Spec
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
 from foretoken.types import Limits, Request, Session, Step
+from foretoken.verify.walk import Walk
 
 
 class Own:
@@ -23,6 +24,8 @@ class Own:
         self.engine, self.spec, self.label = engine, spec, spec.label
         self.method = self._build(None)
         self.guarantee = self.method.guarantee
+        # other rules keep the distribution and spend their numbers otherwise
+        self.repeats_draws = isinstance(self.method.verifier, Walk)
 
     def _build(self, before: Method | None) -> Method:
         spec = self.spec

@@ -21,6 +21,7 @@ from foretoken.bench.report import Divergence, Machine
 from foretoken.bench.results import is_failure, set_fields
 from foretoken.bench.spec import PLAIN, Spec
 from foretoken.engine.engine import Engine
+from foretoken.errors import ConfigError
 from foretoken.types import Limits, Options, Request, Sampling
 
 LENGTHS = 4  # in mixed company, prompt i writes 4/4, 3/4, 2/4 or 1/4 of the tokens
@@ -90,6 +91,10 @@ class Parity:
 
     def _alone(self) -> None:
         own = {spec.label: Own(self.engine, spec) for spec in [PLAIN, *self.specs]}
+        other = next((o for o in own.values() if not o.repeats_draws), None)
+        if other is not None and not self.sampling.greedy:
+            accepted = "greedy, or methods whose rule is walk: other rules draw another text"
+            raise ConfigError("methods", other.label, accepted)
         for i in range(len(self.prompts)):
             self.plain.append(self._decode([(i, own["plain"], 1)])[0])
             self.on_text()

@@ -62,6 +62,7 @@ class Peer:
 
     peer = True
     guarantee = ""
+    repeats_draws = False
 
     def __init__(self, label: str, model: Any) -> None:
         self.label, self.model = label, model

@@ -88,8 +88,9 @@ def _result(measured: Measured, contestant: Contestant, target: Any) -> Result:
     per_repeat = [_ratio([cell[label] for cell in row], [cell["plain"] for cell in row])
                   for row in rows]  # fmt: skip
     cells = [_ratio([cell[label]], [cell["plain"]]) for row in rows for cell in row]
-    comparable = measured.plan.sampling.greedy or not contestant.peer
-    found = _divergences(runs, target, measured.plan.sampling.greedy) if comparable else []
+    plan = measured.plan
+    comparable = plan.sampling.greedy or plan.forced or contestant.repeats_draws
+    found = _divergences(runs, target, plan.sampling.greedy) if comparable else []
     count, forwards = sum(run.count for run in runs), sum(run.forwards for run in runs)
     pairs = [pair for run in runs for pair in zip(run.tasks, run.tokens, strict=True)]
     grams = [g for _, tokens in pairs if (g := distinct_4grams(tokens)) is not None]

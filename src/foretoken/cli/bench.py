@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
-from foretoken.cli.bench_options import HowOptions, OutOptions, WhatOptions, WrittenOptions
+from foretoken.cli.bench_options import METHODS, HowOptions, OutOptions, WhatOptions, WrittenOptions
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
 from foretoken.errors import ConfigError
 
 if TYPE_CHECKING:
     from foretoken.bench.contest import Plan
+    from foretoken.bench.pairs import Pairs
     from foretoken.bench.prompts import Prompt
+    from foretoken.bench.report import Report
+    from foretoken.bench.run import Measured
     from foretoken.bench.spec import Spec
     from foretoken.engine.engine import Engine
 
 INTERRUPTED = 130
-LAW_SESSIONS = 64  # short texts: many ride together
+NO_PROMPTS = ("kernels", "rules")
 
 
 @grouped
@@ -36,8 +39,8 @@ def bench(
         raise ConfigError("save", str(out.save), "a file in a folder that exists")
     run = Bench(target, what, how, written)
     code = {
-        "compare": run.compare, "parity": run.parity, "memory": run.memory, "law": run.law,
-        "kernels": run.kernels,
+        "compare": run.compare, "parity": run.parity, "memory": run.memory,
+        "kernels": run.kernels, "rules": run.rules, "pairs": run.pairs,
     }[run.mode]()  # fmt: skip
     document = jsonlib.dumps(run.document)
     if out.save is not None:
@@ -61,16 +64,28 @@ class Bench:
         self.options, self.what, self.how = target, what, how
         self.mode = how.mode()
         self.plan: Plan = written.plan(how)
-        self.specs: list[Spec] = parse_methods(
-            what.methods, what.policy, what.nodes, what.set or ()
-        )
+        what.check(self.mode)
+        self.table: Pairs | None = self._pairs() if self.mode == "pairs" else None
+        self.specs: list[Spec] = self.table.specs if self.table is not None else parse_methods(
+            what.methods or METHODS, what.policy, what.nodes, what.set or ()
+        )  # fmt: skip
         self.peers = what.peer_names()
         check_peers(self.peers, self.plan)
-        if self.peers and self.mode != "compare":
-            raise ConfigError("peers", what.peers, f"none with --{self.mode}")
         self.files = what.files(how.forced)
-        self.rows = [] if self.mode == "kernels" else read_rows(self.files, what.limit)
+        self.rows = [] if self.mode in NO_PROMPTS else read_rows(self.files, what.limit)
         self.document: Any = None
+
+    def _pairs(self) -> Pairs:
+        from foretoken.bench.pairs import Pairs
+        from foretoken.bench.same_trees import check_sampling
+
+        if self.how.same_trees:
+            check_sampling(self.plan)
+        what = self.what
+        return Pairs(
+            what.methods, what.verifiers, what.nodes, what.set or (), lossy=what.lossy,
+            greedy=self.plan.sampling.greedy,
+        )  # fmt: skip
 
     def _open(self) -> tuple[Engine, list[Prompt]]:
         from foretoken.bench.prompts import encode
@@ -87,13 +102,69 @@ class Bench:
 
     def compare(self) -> int:
         """The comparison of speeds."""
+        from foretoken.cli.bench_show import show_report
+
+        _, report = self._measured()
+        show_report(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(report.failed, report.interrupted)
+
+    def pairs(self) -> int:
+        """Every drafter with every rule."""
+        from foretoken.cli.bench_show_rules import show_pairs
+
+        if self.how.same_trees:
+            return self._same_trees()
+        assert self.table is not None
+        measured, report = self._measured()
+        table = self.table.table(measured, report)
+        show_pairs(table, self.console)
+        self.document = table.model_dump(mode="json")
+        return _code(report.failed, report.interrupted)
+
+    def _same_trees(self) -> int:
+        from foretoken.bench.same_trees import same_trees
+        from foretoken.cli.bench_show import Bar
+        from foretoken.cli.bench_show_rules import show_same_trees
+
+        assert self.table is not None
+        engine, prompts = self._open()
+        with Bar(self.console) as bar:
+            bar.phase("same drafts", len(prompts) * len(self.table.forms))
+            report = same_trees(
+                engine, self.table.forms, prompts, self.plan, self.table.nodes, self.files,
+                lambda _: bar.advance(),
+            )  # fmt: skip
+        show_same_trees(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(False, report.interrupted)
+
+    def rules(self) -> int:
+        """The time of a verdict."""
+        from foretoken.bench.rules import NODES, VOCAB, RuleBench
+        from foretoken.cli.bench_show import Bar
+        from foretoken.cli.bench_show_rules import show_rules
+
+        what = self.what
+        timing = RuleBench(
+            VOCAB if what.vocab is None else what.vocab, NODES if what.nodes is None else what.nodes
+        )
+        with Bar(self.console) as bar:
+            bar.phase("timing rules", timing.total)
+            timing.run(bar.advance)
+        report = timing.report()
+        show_rules(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(False, report.interrupted)
+
+    def _measured(self) -> tuple[Measured, Report]:
         from foretoken.bench.memory import MB, peak, resident
         from foretoken.bench.own import Own
         from foretoken.bench.peers import Peer, load_for_peers
         from foretoken.bench.report import Memory
         from foretoken.bench.results import make_report
         from foretoken.bench.run import measure
-        from foretoken.cli.bench_show import Bar, show_report
+        from foretoken.cli.bench_show import Bar
 
         engine, prompts = self._open()
         target: Any = engine.target
@@ -108,9 +179,7 @@ class Bench:
             measured = measure(engine, contestants, prompts, self.plan, bar)
         memory = Memory(start_mb=start / MB, peak_mb=peak() / MB, kv_mb=target.pool.nbytes / MB)
         report = make_report(measured, target, self.files, widen=self.options.widen, memory=memory)
-        show_report(report, self.console)
-        self.document = report.model_dump(mode="json")
-        return _code(report.failed, report.interrupted)
+        return measured, report
 
     def parity(self) -> int:
         """Only whether the text is the same."""
@@ -160,25 +229,6 @@ class Bench:
         show_memory(report, self.console)
         self.document = report.model_dump(mode="json")
         return _code(False, report.interrupted)
-
-    def law(self) -> int:
-        """Whether sampled text has the target's distribution."""
-        from foretoken.bench.law import law_report
-        from foretoken.cli.bench_show import Bar, show_law
-
-        engine, prompts = self._open()
-        if self.plan.sampling.greedy:
-            raise ConfigError("temperature", 0.0, "more than 0 with --law")
-        engine.max_sessions = LAW_SESSIONS
-        samples = self.how.law or 0
-        with Bar(self.console) as bar:
-            bar.phase("sampling", samples * len(self.specs))
-            report = law_report(
-                engine, self.specs, prompts[0].tokens, self.plan.sampling, samples, bar.advance
-            )
-        show_law(report, self.console)
-        self.document = report.model_dump(mode="json")
-        return _code(report.failed, False)
 
     def kernels(self) -> int:
         """Packed against plain linear layers."""

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from foretoken.types import Sampling
 
 _WHAT, _HOW, _TEXT, _OUT = "What", "How", "Text", "Output"
+METHODS = "plain,aded,prompt-lookup"  # compared if none are named
 
 
-def _option(names: str, text: str, panel: str) -> Any:
-    return typer.Option(*names.split(), help=text, rich_help_panel=panel)
+def _option(names: str, text: str, panel: str, default: str | None = None) -> Any:
+    shown = True if default is None else default
+    return typer.Option(*names.split(), help=text, rich_help_panel=panel, show_default=shown)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,18 @@ class WhatOptions:
     """Which methods, peers and prompts."""
 
     methods: Annotated[
-        str, _option("--methods", "As name or name:key=value,key=value; comma-separated.", _WHAT)
-    ] = "plain,aded,prompt-lookup"
+        str | None,
+        _option(
+            "--methods", "As name or name:key=value,key=value; comma-separated.", _WHAT,
+            f"{METHODS}; with --pairs every form of lm",
+        ),
+    ] = None  # fmt: skip
+    verifiers: Annotated[
+        str, _option("--verifiers", "With --pairs: rules, comma-separated, or all.", _WHAT)
+    ] = "all"
+    lossy: Annotated[
+        bool, _option("--lossy", "With --pairs: rules that change the text, too.", _WHAT)
+    ] = False
     peers: Annotated[
         str, _option("--peers", "hf, hf-prompt-lookup: transformers on the same weights.", _WHAT)
     ] = ""
@@ -41,7 +53,14 @@ class WhatOptions:
         str, _option("--policy", "Policy of every method: marginal, fixed.", _WHAT)
     ] = DEFAULT_POLICY
     nodes: Annotated[
-        int | None, _option("--nodes", "Most drafted tokens per step, for every method.", _WHAT)
+        int | None,
+        _option(
+            "--nodes", "Most drafted tokens per step, for every method.", _WHAT,
+            "the method's own; 16 with --pairs, 64 with --rules",
+        ),
+    ] = None  # fmt: skip
+    vocab: Annotated[
+        int | None, _option("--vocab", "With --rules: tokens of a row.", _WHAT, "128000")
     ] = None
     set: Annotated[
         list[str] | None, _option("--set", "METHOD.key=value; may be repeated.", _WHAT)
@@ -58,6 +77,20 @@ class WhatOptions:
         from foretoken.prompt.samples import ASSETS
 
         return sorted((ASSETS / "prompts").glob("*.jsonl"))
+
+    def check(self, mode: str) -> None:
+        """Raise ConfigError for an option that the mode would not obey."""
+        if mode != "rules" and self.vocab is not None:
+            raise ConfigError("vocab", self.vocab, "none without --rules")
+        if mode != "pairs" and (self.lossy or self.verifiers != "all"):
+            name = "lossy" if self.lossy else "verifiers"
+            raise ConfigError(name, getattr(self, name), "none without --pairs")
+        if self.peers and mode != "compare":
+            raise ConfigError("peers", self.peers, f"none with --{mode}")
+        if mode in ("pairs", "rules") and self.policy != DEFAULT_POLICY:
+            raise ConfigError("policy", self.policy, f"none with --{mode}: budgets are equal")
+        if mode == "rules" and self.methods is not None:
+            raise ConfigError("methods", self.methods, "none with --rules: no drafter runs")
 
     def peer_names(self) -> list[str]:
         """The peers."""
@@ -84,21 +117,28 @@ class HowOptions:
     memory: Annotated[
         int | None, _option("--memory", "Write so many tokens and watch the memory.", _HOW)
     ] = None
-    law: Annotated[
-        int | None, _option("--law", "Draw so many samples and test their distribution.", _HOW)
-    ] = None
     kernels: Annotated[
         bool, _option("--kernels", "Time packed against plain linear layers.", _HOW)
     ] = False
+    rules: Annotated[
+        bool, _option("--rules", "Time one verdict of every rule; no model is needed.", _HOW)
+    ] = False
+    pairs: Annotated[
+        bool, _option("--pairs", "Compare every drafter with every rule that may judge it.", _HOW)
+    ] = False
+    same_trees: Annotated[
+        bool, _option("--same-trees", "With --pairs: every rule judges the same drafts.", _HOW)
+    ] = False
 
     def mode(self) -> str:
-        """compare, parity, memory, law or kernels. Raises ConfigError for more than one, or for an
-        option that the mode would not obey."""
+        """What is asked for: compare, or one of the modes below. Raises ConfigError for more than
+        one, or for an option that the mode would not obey."""
         chosen = {
             "parity": self.parity,
             "memory": self.memory is not None,
-            "law": self.law is not None,
             "kernels": self.kernels,
+            "rules": self.rules,
+            "pairs": self.pairs,
         }  # fmt: skip
         modes = [name for name, wanted in chosen.items() if wanted]
         if len(modes) > 1:
@@ -107,10 +147,10 @@ class HowOptions:
             raise ConfigError("forced", self.forced, f"a comparison of speeds, not --{modes[0]}")
         if self.mixed and not (self.parity and self.batch > 1):
             raise ConfigError("mixed", True, "--parity and --batch above 1")
+        if self.same_trees and not self.pairs:
+            raise ConfigError("same-trees", True, "--pairs")
         if self.memory is not None and self.memory < 1:
             raise ConfigError("memory", self.memory, "a whole number from 1")
-        if self.law is not None and self.law < 100:
-            raise ConfigError("law", self.law, "a whole number from 100")
         return modes[0] if modes else "compare"
 
 
@@ -121,28 +161,31 @@ class WrittenOptions:
     max_new_tokens: Annotated[
         int, _option("--max-new-tokens -n", "Most tokens of a prompt.", _TEXT)
     ] = 128
-    temperature: Annotated[float, _option("--temperature -t", "0 is greedy.", _TEXT)] = 0.0
+    temperature: Annotated[
+        float | None, _option("--temperature -t", "0 is greedy.", _TEXT, "0; 1 with --pairs")
+    ] = None
     top_k: Annotated[int, _option("--top-k", "Keep the k likeliest; 0 is off.", _TEXT)] = 0
     top_p: Annotated[float, _option("--top-p", "Nucleus mass; 1 is off.", _TEXT)] = 1.0
     min_p: Annotated[float, _option("--min-p", "Floor; 0 is off.", _TEXT)] = 0.0
     seed: Annotated[int, _option("--seed", "Text depends on (seed, position).", _TEXT)] = 0
 
-    def sampling(self) -> Sampling:
-        """Raises ConfigError that names the option."""
+    def sampling(self, temperature: float = 0.0) -> Sampling:
+        """temperature: if none was given. Raises ConfigError that names the option."""
         from foretoken.engine.build import options
         from foretoken.types import Sampling
 
         names = ("temperature", "top_k", "top_p", "min_p", "seed")
-        return options(Sampling, {name: getattr(self, name) for name in names})
+        given = {name: getattr(self, name) for name in names}
+        if self.temperature is None:
+            given["temperature"] = temperature
+        return options(Sampling, given)
 
     def plan(self, how: HowOptions) -> Plan:
         """How to measure."""
         from foretoken.bench.contest import Plan
 
-        forced = how.forced is not None
-        return Plan(
-            self.max_new_tokens, how.repeats, how.batch, self.sampling(), forced, how.cut_loops
-        )
+        forced, sampling = how.forced is not None, self.sampling(1.0 if how.pairs else 0.0)
+        return Plan(self.max_new_tokens, how.repeats, how.batch, sampling, forced, how.cut_loops)
 
 
 @dataclass(frozen=True)

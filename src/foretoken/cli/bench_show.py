@@ -12,7 +12,6 @@ from rich.table import Table
 
 from foretoken.bench.contest import Run, Watch
 from foretoken.bench.kernels import KernelResult
-from foretoken.bench.law import LawReport
 from foretoken.bench.memory import MemoryReport
 from foretoken.bench.parity import ParityReport
 from foretoken.bench.report import Divergence, Machine, Report, Result
@@ -58,12 +57,14 @@ def number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def columns(*names: str) -> Table:
+def columns(*names: str, wrapped: Sequence[str] = ()) -> Table:
     """A table of figures that fits 80 characters; words stand left, figures right."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in names:
-        words = name in ("method", "text", "company")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+        words = name in ("method", "text", "company", "drafter", "rule", "kind", "case")
+        table.add_column(
+            name, justify="left" if words else "right", no_wrap=name not in wrapped, overflow="fold"
+        )
     return table
 
 
@@ -191,20 +192,4 @@ def show_kernels(results: Sequence[KernelResult], console: Console) -> None:
     for r in results:
         table.add_row(str(r.inputs), str(r.outputs), str(r.rows), number(r.plain_ms, ".3f"),
                       number(r.packed_ms, ".3f"), number(r.ratio))  # fmt: skip
-    console.print(table)
-
-
-def show_law(report: LawReport, console: Console) -> None:
-    """Distribution tests."""
-    console.print(
-        f"{report.samples} samples a method; a test accuses below p = {report.threshold:.1e}: "
-        f"of reports on exact methods, one in {1 / report.false_alarms:.0f} accuses"
-    )
-    table = columns("method", "test", "G", "freedom", "p", "distance", "verdict", "tokens/step")
-    for t in report.tests:
-        table.add_row(
-            t.method, t.what, number(t.statistic, ".1f"), str(t.freedom), f"{t.p_value:.3g}",
-            number(t.distance, ".4f"), "passes" if t.passed else "[bold red]differs[/]",
-            number(report.tokens_per_step[t.method]),
-        )  # fmt: skip
     console.print(table)

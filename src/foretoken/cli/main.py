@@ -30,6 +30,14 @@ COMMANDS = {  # name -> (where, one line of help)
         "foretoken.cli.bench:bench",
         "Compare methods: same model, same prompts, same process.",
     ),
+    "bound": (
+        "foretoken.cli.bound:bound",
+        "How far each acceptance rule is from the best possible one.",
+    ),
+    "audit": (
+        "foretoken.cli.audit:audit",
+        "Is an engine exact? Ours, transformers, vLLM, an endpoint, any function.",
+    ),
     "methods": ("foretoken.cli.methods:methods", "List every method and what it guarantees."),
     "train": ("foretoken.cli.train:app", "Train tables and models from text."),
 }

@@ -9,7 +9,9 @@ import typer
 
 from foretoken.errors import ConfigError, ForetokenError
 
-COLUMNS = ("role", "name", "guarantee", "needs", "emits", "summary", "source")
+COLUMNS = ("role", "name", "guarantee", "needs", "drafts", "summary", "source")
+ROLES = {"drafter": "drafters", "policy": "policies", "verifier": "verifiers"}
+OTHERS = 3  # rules named after a drafter's own; `--json` and the rules' own rows have all
 
 
 def methods(
@@ -48,7 +50,8 @@ def table(everything: bool = False) -> list[dict[str, Any]]:
                 cls = registry.find(role, name)
             except ForetokenError as error:
                 rows.append({**dict.fromkeys(COLUMNS, ""), "role": role, "name": name, "needs": [],
-                             "summary": str(error), "options": {}})  # fmt: skip
+                             "summary": str(error), "verifier": "", "verifiers": {},
+                             "options": {}})  # fmt: skip
                 continue
             if everything or not getattr(cls, "testing", False):
                 rows.append(describe(role, name, cls))
@@ -56,16 +59,21 @@ def table(everything: bool = False) -> list[dict[str, Any]]:
 
 
 def describe(role: str, name: str, cls: Any) -> dict[str, Any]:
-    """What a method's class declares: needs is a list, options name -> default and description."""
+    """What a method's class declares: needs is a list; drafts is the kind that a drafter emits, or
+    the list of those that a rule accepts; verifier a drafter's own rule, verifiers all that may
+    judge it, by claim; options name -> default and description."""
     fields = cls.Options.model_fields if hasattr(cls, "Options") else {}
+    rules = _by_claim(cls) if role == "drafter" else {}
     return {
         "role": role,
         "name": name,
         "guarantee": guarantee(role, cls),
         "needs": sorted(getattr(cls, "needs", ())) or _curve(cls),
-        "emits": getattr(cls, "emits", ""),
+        "drafts": _kinds(role, cls),
         "summary": cls.summary,
         "source": cls.source,
+        "verifier": cls.verifier if role == "drafter" else "",
+        "verifiers": rules,
         "options": {
             key: {
                 "default": field.get_default(call_default_factory=True),
@@ -77,16 +85,46 @@ def describe(role: str, name: str, cls: Any) -> dict[str, Any]:
 
 
 def guarantee(role: str, cls: Any) -> str:
-    """A verifier's own claim; a drafter's through every verifier that accepts its drafts."""
+    """A verifier's own claim; a drafter's through its own rule and the others that may judge it:
+    "exact (traversal; or recursive, walk, +2); lossy: typical"."""
     if role == "verifier":
         return _claim(cls)
     if role == "policy":
         return "text unchanged"
-    by_claim: dict[str, list[str]] = {}
-    for name, verifier in _verifiers().items():
+    by_claim = _by_claim(cls)
+    own = next((claim for claim, names in by_claim.items() if cls.verifier in names), None)
+    if own is None:
+        return ""
+    rest = [
+        f"{claim.split()[0]}: {_some(names)}" for claim, names in by_claim.items() if claim != own
+    ]
+    others = [name for name in by_claim[own] if name != cls.verifier]
+    also = f"; or {_some(others)}" if others else ""
+    return "; ".join([f"{own} ({cls.verifier}{also})", *rest])
+
+
+def _some(names: list[str]) -> str:
+    more = [f"+{len(names) - OTHERS}"] if len(names) > OTHERS else []
+    return ", ".join([*names[:OTHERS], *more])
+
+
+def _by_claim(cls: Any) -> dict[str, list[str]]:
+    """Claim -> the rules that accept this drafter's drafts and make it; those that accept little
+    else come first, because they were made for such drafts."""
+    found: dict[str, list[str]] = {}
+    for name, verifier in sorted(_verifiers().items(), key=lambda item: len(item[1].accepts)):
         if cls.emits in verifier.accepts:
-            by_claim.setdefault(_claim(verifier), []).append(name)
-    return "; ".join(f"{claim} with {', '.join(names)}" for claim, names in by_claim.items())
+            found.setdefault(_claim(verifier), []).append(name)
+    return found
+
+
+def _kinds(role: str, cls: Any) -> str | list[str]:
+    from foretoken.tree import KINDS
+
+    if role == "verifier":
+        accepted: list[str] = [kind for kind in KINDS if kind in cls.accepts]
+        return "any" if len(accepted) == len(KINDS) else accepted
+    return str(getattr(cls, "emits", ""))
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
@@ -102,7 +140,7 @@ def _claim(verifier: Any) -> str:
     exact = verifier.exact
     if exact == {"greedy", "sampling"}:
         return "exact"
-    return f"exact for {', '.join(sorted(exact))}, else lossy" if exact else "lossy"
+    return f"lossy unless {', '.join(sorted(exact))}" if exact else "lossy"
 
 
 def _curve(cls: Any) -> list[str]:
@@ -134,9 +172,9 @@ def _show(rows: list[dict[str, Any]], options: bool) -> None:
     for role in dict.fromkeys(row["role"] for row in rows):
         mine = [row for row in rows if row["role"] == role]
         columns = [c for c in COLUMNS[1:] if any(row[c] for row in mine)]
-        out = Table(title=f"{role}s", box=box.SIMPLE_HEAD, title_justify="left")
+        out = Table(title=ROLES[role], box=box.SIMPLE_HEAD, title_justify="left")
         for column in columns:
-            out.add_column(column, overflow="fold", no_wrap=column in ("name", "emits"))
+            out.add_column(column, overflow="fold", no_wrap=column == "name")
         for row in mine:
             out.add_row(*(_cell(row[column]) for column in columns))
         console.print(out)

@@ -20,6 +20,7 @@ def open_engine(target: TargetOptions, method: MethodOptions) -> Engine:
     # names and options first: a mistyped option must not cost the loading of a model
     policy = method.policy_name()
     drafter_options, policy_options = method.drafter_options(), method.policy_options()
+    check_pair(method)
     loaded = load_target(target)
     announce_curve(loaded.target, policy, method.method)
     return Engine(
@@ -32,6 +33,16 @@ def open_engine(target: TargetOptions, method: MethodOptions) -> Engine:
         policy_options=policy_options,
         assets=loaded.folder,
     )
+
+
+def check_pair(method: MethodOptions) -> None:
+    """Raise for an unknown rule, or one that does not judge what the drafter emits."""
+    from foretoken import registry
+    from foretoken.engine.build import check_kinds
+
+    if method.verifier is not None:
+        rule = registry.find("verifier", method.verifier)
+        check_kinds(registry.find("drafter", method.method), rule)
 
 
 def announce_curve(target: Any, policy: str, method: str) -> None:

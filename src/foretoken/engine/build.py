@@ -104,6 +104,17 @@ def _check_pair(target: Target, drafter: Drafter, verifier: Verifier) -> None:
             f"drafter {drafter.name!r} needs {', '.join(sorted(missing))}, which this target does "
             f"not give (it gives {', '.join(sorted(target.features))})"
         )
+    check_kinds(drafter, verifier)
+    if verifier.max_vocab is not None and target.vocab > verifier.max_vocab:
+        raise CapabilityError(
+            f"verifier {verifier.name!r} serves vocabularies up to {verifier.max_vocab} tokens, "
+            f"this target has {target.vocab}"
+        )
+
+
+def check_kinds(drafter: Drafter | type[Drafter], verifier: Verifier | type[Verifier]) -> None:
+    """Raise CapabilityError for drafts that the rule would bias. Classes will do: nothing is made,
+    so that a forbidden pair can be refused before a model is loaded."""
     if drafter.emits not in verifier.accepts:
         raise CapabilityError(
             f"drafter {drafter.name!r} emits {drafter.emits!r} drafts, which verifier "

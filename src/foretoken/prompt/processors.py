@@ -59,7 +59,9 @@ class OnSurvivors:
         self.warpers = warpers
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """input_ids [1, L], scores [1, V] -> scores [1, V]."""
+        """input_ids [m, L], scores [m, V] -> scores [m, V]; row by row, as survivors differ."""
+        if len(scores) > 1:
+            return torch.cat([self(input_ids[:1], row[None]) for row in scores])
         alive = (scores[0] > -math.inf).nonzero()[:, 0]
         some = scores[:, alive]
         for warper in self.warpers:

@@ -158,15 +158,30 @@ class Warper:
 
     def warp_ids(self, logits: Tensor, ids: Tensor) -> Tensor:
         """`warp` with the history as a tensor [1, L]."""
+        return self._apply(logits[None], ids)[0]
+
+    def warp_rows(
+        self, logits: Tensor, text: Sequence[int], paths: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """[m, V]: `warp` of each row of `logits` [m, V] after text + its path; all rows at once
+        where no processor reads tokens and the paths are of one length."""
+        device, length = logits.device, len(text) + len(paths[0])
+        if not self._chain.reads_tokens and all(len(path) == len(paths[0]) for path in paths):
+            return self._apply(logits, self.ids(range(length), device).expand(len(paths), -1))
+        start = self.ids(text, device)
+        ids = [torch.cat((start, self.ids(path, device)), dim=1) for path in paths]
+        return torch.stack([self.warp_ids(row, own) for row, own in zip(logits, ids, strict=True)])
+
+    def _apply(self, logits: Tensor, ids: Tensor) -> Tensor:
         if logits.device != self._device:
             self._device = logits.device
             self._chain = self._build(*self._args, self._device)
-        scores = logits.detach().to(torch.float32, copy=True)[None]  # some processors write to it
+        scores = logits.detach().to(torch.float32, copy=True)  # some processors write to it
         for step in self._chain.steps:
             scores = step(ids, scores)
-        row = scores[0]
-        _check(float(row.max()), self.greedy, ids.shape[-1])
-        return row
+        for top in scores.amax(dim=-1).tolist():
+            _check(top, self.greedy, ids.shape[-1])
+        return scores
 
 
 class TargetRows:

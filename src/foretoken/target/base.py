@@ -66,11 +66,12 @@ class Job:
     """One session's part of a forward."""
 
     cache: KVCache
-    fresh: Sequence[int]  # committed tokens that the cache lacks; the last one is the root
+    # Committed tokens that the cache lacks; the last one is the root. Empty where the calls before
+    # have scored them: a draft may be grown level by level, and `keep` ends it. Then only the rows
+    # of new nodes come back.
+    fresh: Sequence[int]
     tree: DraftTree
-    # Leading nodes that the calls before, since the last `keep`, have scored: a draft may be grown
-    # level by level. `fresh` is then empty, and only the rows of the new nodes come back.
-    scored: int = 0
+    scored: int = 0  # leading nodes that the calls before have scored; the others are new
 
 
 @runtime_checkable

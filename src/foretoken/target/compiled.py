@@ -95,7 +95,7 @@ class CompiledTarget(HFTarget):
 
     def _run(self, packed: Packed, lo: int, starts: Sequence[int], keep: int) -> Tensor:
         n = packed.ids.shape[1]
-        if n > BUCKETS[-1]:
+        if n > BUCKETS[-1] or lo > 0:  # graphs read the first slots; a prompt may be read elsewhere
             return super()._run(packed, lo, starts, keep)
         batch, length = len(starts), next(iter(packed.masks.values())).shape[-1]
         slots = torch.arange(lo, lo + batch, device=self.device)[:, None]

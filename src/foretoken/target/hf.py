@@ -135,7 +135,7 @@ class HFTarget:
         logits, first = self._call(lo, batch)
         out: dict[int, Scores] = {}
         for b, i in enumerate(order):
-            if not jobs[i].scored:
+            if jobs[i].fresh:
                 caches[i].fresh = len(jobs[i].fresh)
             caches[i].used = caches[i].length + caches[i].fresh + len(jobs[i].tree)
             # from the root's row on; a tree that grows has got its root's row before
@@ -212,7 +212,7 @@ class HFTarget:
 def _rows(cache: SlotCache, job: Job) -> Rows:
     if job.scored and (job.fresh or cache.used != cache.length + cache.fresh + job.scored):
         raise ValueError("a draft grows from where the call before it ended")
-    base = cache.length + (cache.fresh if job.scored else 0)
+    base = cache.length + (0 if job.fresh else cache.fresh)
     return Rows(base, job.fresh, job.tree, job.scored)
 
 

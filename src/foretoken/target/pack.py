@@ -22,7 +22,7 @@ class Rows:
     """One session's part of a forward."""
 
     base: int  # rows in its cache that everything here comes after
-    fresh: Sequence[int]  # empty if the tree is, or if it grows
+    fresh: Sequence[int]  # may be empty if the tree is not: a draft that grows
     tree: DraftTree
     scored: int = 0  # leading nodes of the tree whose rows are in the cache, right after `base`
 

@@ -19,6 +19,8 @@ class Verifier(ABC):
     source: ClassVar[str]
     exact: ClassVar[frozenset[str]]  # subset of {"greedy", "sampling"}
     accepts: ClassVar[frozenset[Kind]]
+    looks_ahead: ClassVar[bool] = False  # asks for rows below nodes that may not stand
+    max_vocab: ClassVar[int | None] = None  # the largest vocabulary that it serves; None: any
 
     def judge(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """Which nodes stand, and the target's own token after them.

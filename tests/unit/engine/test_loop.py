@@ -162,7 +162,7 @@ def test_budget_ends_where_the_text_does() -> None:
 def test_draft_with_no_room_is_empty() -> None:
     engine = Engine(tiny.target("small"), method="plain")
     session = engine.add(tiny.request(PROMPT, 1), tiny.method(tiny.target("small"), "random"))
-    budget, tree = draft(tiny.target("small"), session)
+    ((budget, tree),) = draft(tiny.target("small"), [session])
     assert (budget.nodes, len(tree)) == (0, 0)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,15 +10,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from foretoken.cli.main import main
-from foretoken.cli.train_lm import recipe
+from foretoken.cli.train_lm import SourceOptions, recipe
 from foretoken.errors import ConfigError
 from foretoken.learn.bpe import EOS, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint
-from foretoken.learn.lm import LmRun, TrainingError
+from foretoken.learn.lm import LmRun, StoppedError, TrainingError
 from foretoken.learn.lm_config import LmConfig
 from foretoken.learn.lm_export import export
 from foretoken.learn.optim import Muon, build_optimisers, orthogonal, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
+from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 
 END = 0
 
@@ -180,8 +182,54 @@ def test_bad_options_are_named(values, message):
 
 def test_the_recipe_repeats_the_run_without_private_paths():
     config = LmConfig.checked(steps=7, compile=False)
-    command = recipe(config, Path("/home/me/demo"), [Path("data/a.jsonl")], stdlib=True)
+    sources = SourceOptions([Path("data/a.jsonl")], True)
+    command = recipe(config, Path("/home/me/demo"), sources)
     assert command == ("foretoken train lm --out demo --data data/a.jsonl --steps 7 --no-compile")
+    shared = SourceOptions([], False, Path("/home/me/models/target"))
+    command = recipe(LmConfig.checked(vocab=300), Path("drafter"), shared)
+    assert command == "foretoken train lm --out drafter --no-stdlib --tokenizer target"
+
+
+@pytest.fixture(scope="module")
+def target_folder(trained, tmp_path_factory):
+    """A model as a user has it, whose tokenizer a drafter must share."""
+    folder = tmp_path_factory.mktemp("target")
+    export(trained, folder, "foretoken train lm --out target")
+    return folder
+
+
+def test_a_drafter_takes_its_targets_tokenizer(tiny, corpus, target_folder, tmp_path):
+    """Another corpus would give another tokenizer: the target's is taken, whatever `vocab` says."""
+    other = replace(corpus, train=corpus.train[: len(corpus.train) // 3])
+    config = tiny.model_copy(update={"vocab": 290, "steps": 2})
+    run = LmRun(config, other, tmp_path / "work", tokenizer=target_folder)
+    assert run.config.vocab == 300
+    assert run.model.get_input_embeddings().weight.shape[0] == 300
+    assert not (tmp_path / "work" / "tokenizer").exists()  # nothing was trained
+    run.train()
+    export(run, tmp_path / "drafter", "foretoken train lm --out drafter")
+    hashes = {tokenizer_hash(load_tokenizer(f)) for f in (target_folder, tmp_path / "drafter")}
+    assert len(hashes) == 1
+    own = LmRun(config, other, tmp_path / "own")
+    assert tokenizer_hash(own.tokenizer) not in hashes
+
+
+def test_a_drafters_run_goes_on_with_the_same_tokenizer(tiny, corpus, target_folder, tmp_path):
+    whole = LmRun(tiny, corpus, tmp_path / "whole", tokenizer=target_folder)
+    whole.train()
+    begun = LmRun(tiny, corpus, tmp_path / "halves", tokenizer=target_folder)
+    with pytest.raises(StoppedError):
+        begun.train(stop=lambda: begun.step == 3)
+    again = LmRun(tiny, corpus, tmp_path / "halves", tokenizer=target_folder)
+    assert again.step == 3
+    again.train()
+    for ours, theirs in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny, corpus, tmp_path):
+    with pytest.raises(ConfigError, match=r"^tokenizer: .*tokenizer\.json"):
+        LmRun(tiny, corpus, tmp_path / "work", tokenizer=tmp_path)
 
 
 def arguments(tiny, rows, out):
@@ -207,6 +255,20 @@ def test_the_command_trains_resumes_and_refuses(tiny, sources, tmp_path, capfd):
     assert capfd.readouterr().err.splitlines()[-1].startswith("foretoken: hidden: 32 is not")
     assert main([*words, "--data", "missing.jsonl"]) == 2
     assert "missing.jsonl" in capfd.readouterr().err
+
+
+def test_the_command_shares_a_tokenizer(tiny, sources, target_folder, tmp_path, capfd):
+    words = [*arguments(tiny, sources[1], tmp_path / "drafter"), "--steps", "2", "--json"]
+    assert main([*words, "--tokenizer", str(target_folder)]) == 0
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert f"--tokenizer {target_folder.name}" in result["command"]
+    assert "--vocab" not in result["command"]  # it follows from the tokenizer
+    hashes = {tokenizer_hash(load_tokenizer(f)) for f in (target_folder, tmp_path / "drafter")}
+    assert len(hashes) == 1
+    assert main([*words, "--tokenizer", str(tmp_path)]) == 2
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "tokenizer" in last
+    assert "tokenizer.json" in last
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_130(tiny, sources, tmp_path, capfd, monkeypatch):

@@ -13,7 +13,14 @@ from transformers.generation import logits_process as hf
 
 from foretoken.errors import ConfigError, ForetokenError
 from foretoken.prompt.processors import build_chain
-from foretoken.prompt.sampling import PositionRandom, TargetRows, Warper, argmax_rows, draw
+from foretoken.prompt.sampling import (
+    Coins,
+    PositionRandom,
+    TargetRows,
+    Warper,
+    argmax_rows,
+    draw,
+)
 from foretoken.tree import DraftTree
 from foretoken.types import Sampling
 
@@ -32,12 +39,16 @@ def model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
+def coins(seed: int = 0, root: int = 0) -> Coins:
+    return Coins(PositionRandom(seed), root)
+
+
 def decode(model, warper: Warper, prompt: list[int], new: int = NEW) -> list[int]:
     tokens = list(prompt)
     with torch.inference_mode():
         while len(tokens) < len(prompt) + new:
             logits = model(torch.tensor([tokens])).logits[0, -1:]
-            token = TargetRows(logits, DraftTree(), tokens, warper).token(-1, PositionRandom(0))
+            token = TargetRows(logits, DraftTree(), tokens, warper).token(-1, coins())
             tokens.append(token)
             if token == EOS:
                 break
@@ -234,9 +245,9 @@ def test_rows_are_processed_when_reached_and_once() -> None:
     tree = DraftTree.chain([1, 2, 3])
     warper = Warper(Sampling(processors=(spy,)), [0], (), NEW, 6)
     rows = TargetRows(torch.randn(4, 6), tree, [0], warper)
-    rows.token(0, PositionRandom(0))
+    rows.token(0, coins())
     rows.probs(0)
-    rows.token(0, PositionRandom(0))
+    rows.token(0, coins())
     assert calls == [[0, 1]]
 
 
@@ -249,7 +260,7 @@ def test_ties_go_to_the_lowest_id(dtype) -> None:
     tree = DraftTree.chain([1, 1])
     for fields in ({}, {"suppress_tokens": (1,)}):
         rows = TargetRows(logits, tree, [0], Warper(Sampling(**fields), [0], (), NEW, 5000))
-        assert [rows.token(n, PositionRandom(0)) for n in (-1, 0, 1)] == [0, 70, 4999]
+        assert [rows.token(n, coins()) for n in (-1, 0, 1)] == [0, 70, 4999]
 
 
 def test_temperature_zero_is_a_point_mass() -> None:
@@ -276,9 +287,9 @@ def test_rows_without_a_token_are_refused_when_reached(temperature, bad) -> None
     logits[1] = bad
     warper = Warper(Sampling(temperature=temperature), [0], (), NEW, 5)
     rows = TargetRows(logits, DraftTree.chain([1]), [0], warper)
-    rows.token(-1, PositionRandom(0))
+    rows.token(-1, coins())
     with pytest.raises(ForetokenError, match="NaN" if math.isnan(bad) else "banned"):
-        rows.token(0, PositionRandom(0))
+        rows.token(0, coins())
 
 
 def test_one_nan_is_enough_and_infinity_cannot_be_drawn() -> None:
@@ -340,6 +351,47 @@ def test_streams_seeds_and_positions_do_not_run_together() -> None:
     assert len({PositionRandom(s).uniform(p, t) for s, p, t in keys}) == len(keys)
 
 
+def test_a_drafters_generator_is_tied_to_its_place_and_no_coin() -> None:
+    def numbers(seed: int, position: int) -> list[float]:
+        return torch.rand(50, generator=PositionRandom(seed).generator(position)).tolist()
+
+    assert numbers(1, 5) == numbers(1, 5)
+    others = [numbers(1, 5), numbers(1, 6), numbers(2, 5), numbers(15, 5)]
+    assert len({number for drawn in others for number in drawn}) == 200
+
+
+def test_acceptance_coins_are_fair_and_never_meet_again() -> None:
+    """The next step judges later places of this one anew: its coins must be other ones."""
+    kept = []
+    for root in range(2000):
+        chance = coins(3, root)
+        kept.append([chance.accept(0.3) for _ in range(3)])
+    share = np.mean(kept, axis=0)
+    assert np.abs(share - 0.3).max() < 0.045  # 4.4 standard errors
+    flat = np.array(kept, dtype=float)
+    for first, second in ((flat[:, 0], flat[:, 1]), (flat[1:, 0], flat[:-1, 1])):
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.1
+    again = coins(3, 7)
+    assert [again.accept(0.3) for _ in range(3)] == kept[7]
+
+
+def test_certain_and_impossible_chances() -> None:
+    chance = coins(4)
+    assert not any(chance.accept(p) for p in [0.0, -1.0, -math.inf] * 50)
+    assert all(chance.accept(p) for p in [1.0, 2.0, math.inf] * 50)
+    assert not any(chance.accept(math.nan) for _ in range(50))
+
+
+def test_the_token_of_a_place_does_not_depend_on_the_coins_spent() -> None:
+    probs, fresh, spent = torch.ones(50), coins(5, 3), coins(5, 1)
+    for _ in range(4):
+        spent.accept(0.5)
+    drawn = [fresh.token(probs, place) for place in range(40)]
+    assert [spent.token(probs, place) for place in range(40)] == drawn
+    assert [draw(probs, PositionRandom(5).uniform(place)) for place in range(40)] == drawn
+    assert len(set(drawn)) > 10
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.one_of(st.just(0.0), st.floats(1e-30, 1.0)), min_size=1, max_size=700),
@@ -378,17 +430,19 @@ def test_draw_has_the_distribution_over_a_large_vocabulary() -> None:
 
 def test_drawn_text_is_the_same_with_and_without_a_draft(model) -> None:
     sampling = Sampling(temperature=0.8, top_k=10, repetition_penalty=1.2, seed=5)
-    warper, random = Warper(sampling, PROMPT, (), NEW, VOCAB), PositionRandom(5)
+    warper = Warper(sampling, PROMPT, (), NEW, VOCAB)
     plain = list(PROMPT)
     with torch.inference_mode():
         for _ in range(8):
             logits = model(torch.tensor([plain])).logits[0, -1:]
-            plain.append(TargetRows(logits, DraftTree(), plain, warper).token(-1, random))
+            rows = TargetRows(logits, DraftTree(), plain, warper)
+            plain.append(rows.token(-1, coins(5, len(plain))))
         text = plain[len(PROMPT) :]
         tree = DraftTree.chain(text[:-1])
         scores = model(torch.tensor([plain[:-1]])).logits[0, len(PROMPT) - 1 :]
     rows = TargetRows(scores, tree, PROMPT, warper)
-    assert [rows.token(node, random) for node in range(-1, len(tree))] == text
+    chance = coins(5, len(PROMPT))  # one verdict, where plain decoding needed eight
+    assert [rows.token(node, chance) for node in range(-1, len(tree))] == text
     assert len(set(text)) > 2
 
 
@@ -406,7 +460,7 @@ def test_rows_on_a_gpu_give_the_tokens_of_the_cpu() -> None:
     for fields in ({}, every, {"temperature": 1.0}, every | warpers):
         warper = Warper(Sampling(**fields), PROMPT, (EOS,), NEW, VOCAB)
         drawn = [
-            [rows.token(n, PositionRandom(1)) for n in range(-1, 3)]
+            [rows.token(n, coins(1)) for n in range(-1, 3)]
             for rows in (
                 TargetRows(logits, tree, PROMPT, warper),
                 TargetRows(logits.cuda(), tree, PROMPT, warper),

@@ -13,14 +13,22 @@ from tests.unit.test_tree import trees
 CPU = torch.device("cpu")
 
 
+@st.composite
+def parts(draw: st.DrawFn) -> Rows:
+    """A session's part: fresh tokens and a tree, or the newest nodes of a draft that grows."""
+    tree, base = draw(trees()), draw(st.integers(0, 9))
+    if len(tree) and base and draw(st.booleans()):
+        return Rows(base, [], tree, draw(st.integers(0, len(tree) - 1)))
+    return Rows(base, list(range(50, 50 + draw(st.integers(1, 4)))), tree)
+
+
 @given(
-    batch=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 4), trees()), min_size=1, max_size=3),
-    window=st.sampled_from([None, 1, 3, 8]), fold=st.sampled_from([1, 2]), pad=st.integers(0, 3),
+    rows=st.lists(parts(), min_size=1, max_size=3), window=st.sampled_from([None, 1, 3, 8]),
+    fold=st.sampled_from([1, 2]), pad=st.integers(0, 3),
 )  # fmt: skip
-def test_every_row_sees_what_it_should(batch, window, fold: int, pad: int) -> None:
-    rows = [Rows(base, list(range(50, 50 + fresh)), tree) for base, fresh, tree in batch]
+def test_every_row_sees_what_it_should(rows: list[Rows], window, fold: int, pad: int) -> None:
     n = max(map(len, rows)) + pad
-    length = max(r.base for r in rows) + n
+    length = max(r.start for r in rows) + n
     packed = Packer([window], fold, torch.float32, CPU).pack(rows, n, length)
     mask = packed.masks[window].view(len(rows), fold, n, length)
     assert (mask == mask[:, :1]).all(), "every folded head sees alike"
@@ -30,13 +38,14 @@ def test_every_row_sees_what_it_should(batch, window, fold: int, pad: int) -> No
         texts = [list(range(r.base + i + 1)) for i in range(f)]  # columns that row i stands after
         texts += [
             [*range(r.base + f), *(r.base + f + j for j in r.tree.path(i))]
-            for i in range(len(r.tree))
+            for i in range(r.scored, len(r.tree))
         ]
+        assert r.start + len(r) == r.base + f + len(r.tree), "rows are written side by side"
         for i, columns in enumerate(texts):
             seen = columns if window is None else columns[-window:]
             assert (mask[b, 0, i] == 0).nonzero()[:, 0].tolist() == seen
             assert packed.positions[b, i] == len(columns) - 1
-        assert packed.ids[b, : len(r)].tolist() == [*r.fresh, *r.tree.tokens]
+        assert packed.ids[b, : len(r)].tolist() == [*r.fresh, *r.tree.tokens[r.scored :]]
         assert (mask[b, 0, len(r) :] == 0).any(-1).all(), "padding looks at something, or is NaN"
 
 

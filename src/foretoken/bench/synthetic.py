@@ -1,0 +1,88 @@
+"""Drafts and target rows that look like a language model's, without one: for timing rules.
+
+Rows have the logits of a Zipf law over tokens in a random order, plus noise. In the "usual" case
+the target's row is the drafter's with more noise; in the "worst" case it has an order of its own,
+so that about everything is rejected. The forms of `lm` draw the drafts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from foretoken.draft.growth import Growth
+from foretoken.tree import DraftTree
+from foretoken.types import Budget
+
+Case = Literal["usual", "worst"]
+CASES: tuple[Case, ...] = ("usual", "worst")
+EXPONENT = 1.2  # of the Zipf law; the likeliest of 128 k tokens then has about a fifth of the mass
+ROUGH = 0.7  # standard deviation of the noise on a row's logits
+APART = 0.5  # of the noise between drafter and target in the usual case
+WIDTH = 8  # nodes of a level, or sequences side by side
+CHAIN = "chain"  # the shape of a sampled draft that is a single path; the others are kinds
+
+
+class Draft(NamedTuple):
+    """One draft and what the target says about it."""
+
+    tree: DraftTree
+    logits: Tensor  # [n+1, V] float32
+
+
+class Synthetic:
+    """A source of rows. vocab: tokens; seed: the same seed, the same rows in the same order."""
+
+    def __init__(self, vocab: int, seed: int) -> None:
+        self.vocab, self.seed = vocab, seed
+        self.generator = torch.Generator().manual_seed(seed)
+        ranks = 1.0 + torch.randperm(vocab, generator=self.generator).float()
+        self._base = -EXPONENT * ranks.log()
+
+    def draft(self, shape: str, nodes: int, case: Case) -> Draft:
+        """A draft of at most `nodes` nodes (fewer where independent draws coincide).
+
+        shape: a kind of draft, or CHAIN.
+        """
+        growth = growths()[shape](Budget(nodes), torch.Generator().manual_seed(self.seed))
+        rows: dict[int, Tensor] = {}  # the drafter's logits after each node that it was asked for
+        while growth.frontier:
+            rows |= {node: self.row() for node in growth.frontier}
+            asked = torch.stack([rows[node] for node in growth.frontier])
+            growth.grow(asked.log_softmax(dim=-1))
+        kept = [-1, *growth.kept]
+        usual = case == "usual"
+        target = [self._near(rows.get(node)) if usual else self.row() for node in kept]
+        return Draft(growth.tree(), torch.stack(target))
+
+    def row(self) -> Tensor:
+        """[V] float32: logits of a fresh context."""
+        shift = int(torch.randint(self.vocab, (), generator=self.generator))
+        return self._base.roll(shift) + ROUGH * self._noise()
+
+    def _near(self, row: Tensor | None) -> Tensor:
+        return self.row() if row is None else row + APART * self._noise()
+
+    def _noise(self) -> Tensor:
+        return torch.randn(self.vocab, generator=self.generator)
+
+
+def growths() -> dict[str, Callable[[Budget, torch.Generator], Growth]]:
+    """Shape -> what grows it."""
+    from foretoken.draft.lm_greedy_k import LikeliestAndDrawn
+    from foretoken.draft.lm_iid_k import Sequences
+    from foretoken.draft.lm_rsd_s import StochasticBeam
+    from foretoken.draft.lm_sampled import Chain
+    from foretoken.draft.lm_top_k import BestFirst
+
+    forms: dict[str, Any] = {
+        "point": lambda *a: BestFirst(*a, greedy=False, width=WIDTH),
+        "sampled": lambda *a: Sequences(*a, greedy=False, sequences=WIDTH),
+        "without_replacement": lambda *a: StochasticBeam(*a, greedy=False, width=WIDTH),
+        "mixed": lambda *a: LikeliestAndDrawn(*a, greedy=False, width=WIDTH),
+        CHAIN: lambda *a: Chain(*a, greedy=False),
+    }
+    return forms

@@ -1,0 +1,248 @@
+"""lm: a small language model of the same vocabulary drafts for the target.
+
+`LmDrafter` runs the model for every form of draft; a form says how the draft grows from rows of
+log-probabilities (`Growth`). One forward of the small model gives one level of the drafts of all
+sessions, whatever their width; the last level is not scored. q is the small model's distribution
+after the request's own processing (temperature, top-p, penalties ...), so that it is near p; only
+processors that the user wrote are left out, since they may count their calls.
+Source: Leviathan et al. 2211.17192 and Chen et al. 2302.01318 (the model), SpecInfer 2305.09781
+(one forward per level). Exact under every rule that accepts the form's kind. Cost: `depth` forwards
+of the small model per step, and its KV memory. It learns nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from foretoken import types
+from foretoken.draft.base import Context, Drafter
+from foretoken.draft.growth import Growth
+from foretoken.errors import ForetokenError
+from foretoken.prompt.sampling import PositionRandom, Warper, argmax_rows
+from foretoken.target.base import Job, KVCache
+from foretoken.tree import EMPTY, DraftTree, Kind
+from foretoken.types import Budget, Session, Step
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and listing methods needs none of it
+    from foretoken.draft.lm_model import SmallModel
+
+ROWS_AHEAD = 64  # rows of memory beside the text, for drafts; more are made when they are needed
+
+
+@dataclass
+class _Memory:
+    """What the drafter holds of one session."""
+
+    cache: KVCache
+    warper: Warper
+    # the last draft's scored nodes: (row of the parent, -1 for the root, token) -> row, counted
+    # from the end of the committed text
+    rows: dict[tuple[int, int], int] = field(default_factory=dict)
+
+
+class LmDrafter(Drafter):
+    """Base of the forms: loading, the session's cache and its rollback, forwards for a batch.
+
+    A text longer than the small model's context gets no draft. Raises ConfigError for a model that
+    is missing or has another vocabulary or tokenizer, when the drafter is made.
+    """
+
+    nodes = 6
+
+    class Options(types.Options):
+        """Which model, how deep, how sharp."""
+
+        model: Any = Field(
+            None,
+            description="folder, hub name or model of the target's vocabulary; None: the folder "
+            "'drafter' beside the target's weights",
+        )
+        depth: int = Field(6, ge=1, le=64, description="levels at most: forwards per step")
+        temperature: float | None = Field(
+            None,
+            gt=0.0,
+            description="q is softmax(logits / temperature) in drawn text; None: the request's own "
+            "processing",
+        )
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        self.options: LmDrafter.Options = options
+        from foretoken.draft.lm_model import small_model
+
+        self.model: SmallModel = small_model(options.model, context, self.name)
+
+    @abstractmethod
+    def growth(
+        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
+    ) -> Growth:
+        """How this form grows its draft. budget: already cut to `depth` and the model's context;
+        `min_prob` is for kind "point" alone (a drawn node may not go for its own probability)."""
+
+    def propose(self, session: Session, budget: Budget) -> DraftTree:
+        """`propose_batch` of one."""
+        return self.propose_batch([(session, budget)])[0]
+
+    def propose_batch(self, asked: Sequence[tuple[Session, Budget]]) -> list[DraftTree]:
+        """All drafts grow together: a forward for the root, then one for each level but the last;
+        a draft that is finished drops out."""
+        with self.model.lock:
+            growths = [self._growth(session, budget) for session, budget in asked]
+            growing = [
+                _Draft(session.tokens, self._memory(session), growth)
+                for (session, _), growth in zip(asked, growths, strict=True)
+                if growth.frontier
+            ]
+            while growing:
+                scores = self.model.target.score([draft.job() for draft in growing])
+                for draft, rows in zip(growing, scores, strict=True):
+                    draft.grow(rows.logits, self.options.temperature)
+                growing = [draft for draft in growing if draft.growth.frontier]
+        return [growth.tree() for growth in growths]
+
+    def _growth(self, session: Session, budget: Budget) -> Growth:
+        held, target = len(session.tokens), self.model.target
+        # the last level is not scored, so the root may stand on the model's last position
+        room = max(target.max_context - held + 1, 0)
+        allowed = replace(
+            budget,
+            nodes=min(budget.nodes, target.max_draft),
+            depth=min(budget.depth, self.options.depth, room),
+        )
+        sampling = session.request.sampling
+        generator = PositionRandom(sampling.seed).generator(held, target.device)
+        return self.growth(session, allowed, generator, sampling.greedy)
+
+    def _memory(self, session: Session) -> _Memory:
+        """The session's memory, cut to committed text without its root: the root is read anew if it
+        was read before, since its row of logits is where the draft begins."""
+        held, target = len(session.tokens), self.model.target
+        memory: _Memory | None = session.memo.get(self.name)
+        if memory is None:
+            capacity = min(held + session.room + ROWS_AHEAD, target.max_context)
+            memory = _Memory(target.new_cache(capacity), _warper(session))
+            session.memo[self.name] = memory
+        memory.rows = {}
+        memory.cache.truncate(min(memory.cache.length, held - 1))
+        return memory
+
+    def observe(self, session: Session, step: Step) -> None:
+        """Keep the rows of what was committed and had been scored; forget the others."""
+        memory = session.memo.get(self.name)
+        if memory is None or memory.cache.length != step.context:
+            return  # nothing was drafted in this step
+        rows, memory.rows = memory.rows, {}
+        path: list[int] = []
+        for token in session.tokens[step.context : -1]:  # the last one is the next root
+            row = rows.get((path[-1] if path else -1, token))
+            if row is None:
+                break
+            path.append(row)
+        with self.model.lock:
+            memory.cache.keep(path)
+
+    def end(self, session: Session) -> None:
+        """Give the session's rows back."""
+        memory = session.memo.pop(self.name, None)
+        if memory is not None:
+            with self.model.lock:
+                memory.cache.release()
+
+
+class _Draft:
+    """One session's growth, and the rows of it that the model has read."""
+
+    def __init__(self, text: Sequence[int], memory: _Memory, growth: Growth) -> None:
+        self.text, self.memory, self.growth = text, memory, growth
+        self._tokens: list[int] = []  # of the nodes read so far: those that were in a frontier
+        self._parents: list[int] = []
+        self._row = {-1: -1}  # node of the growth -> row
+
+    def job(self) -> Job:
+        """What the model must read to continue the frontier."""
+        cache, growth = self.memory.cache, self.growth
+        if growth.frontier[0] == -1:
+            return Job(cache, self.text[cache.length :], EMPTY)
+        scored = len(self._tokens)
+        for row, node in enumerate(growth.frontier, scored):
+            parent, token = self._row[growth.parents[node]], growth.tokens[node]
+            self._row[node] = self.memory.rows[parent, token] = row
+            self._parents.append(parent)
+            self._tokens.append(token)
+        return Job(cache, (), DraftTree(self._tokens, self._parents), scored)
+
+    def grow(self, logits: Tensor, temperature: float | None) -> None:
+        """One level more. logits: [len(frontier), V] of the model."""
+        if not self._tokens:
+            self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
+        logprobs = self._processed(logits, temperature).log_softmax(dim=-1)
+        if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
+            raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
+        self.growth.grow(logprobs)
+
+    def _processed(self, logits: Tensor, temperature: float | None) -> Tensor:
+        """[m, V] float32: logits of q."""
+        warper, growth = self.memory.warper, self.growth
+        if growth.greedy and warper.trivial:
+            return logits.float()
+        if temperature is not None and not growth.greedy:
+            return logits.float() / temperature
+        paths = [self._path(node) for node in growth.frontier]
+        return warper.warp_rows(logits, self.text, paths)
+
+    def _path(self, node: int) -> list[int]:
+        """Tokens from below the root down to a node."""
+        out: list[int] = []
+        while node >= 0:
+            out.append(self.growth.tokens[node])
+            node = self.growth.parents[node]
+        return out[::-1]
+
+
+def _warper(session: Session) -> Warper:
+    """The session's own processing, without what the user wrote: such a processor may keep a state,
+    and is to see the calls of plain decoding and no others."""
+    sampling, limits = session.request.sampling, session.stop.limits
+    if not sampling.processors:
+        return session.warper
+    ours = sampling.model_copy(update={"processors": ()})
+    vocab, prompt = session.drafter.context.vocab, session.request.prompt
+    return Warper(ours, prompt, session.stop.eos, limits.max_new_tokens, vocab)
+
+
+class GreedyChain(Growth):
+    """The likeliest token at each level, until the chain gets too improbable or the text ends."""
+
+    kind = "point"
+
+    def grow(self, logprobs: Tensor) -> None:
+        """See the base class; the frontier is one node."""
+        (parent,) = self.frontier
+        (token,), (best,) = argmax_rows(logprobs)
+        logprob = min(best, 0.0)  # above it by rounding only
+        likely = self.above(parent) + logprob >= self._least
+        q = math.exp(logprob)
+        self.advance([self.add(parent, token, q, logprob=logprob)] if likely else [])
+
+
+class Lm(LmDrafter):
+    """The plainest form: one chain of likeliest tokens."""
+
+    name = "lm"
+    summary = "a small model of the same vocabulary drafts its likeliest chain"
+    source = "Leviathan et al. 2211.17192, sec. 2; Chen et al. 2302.01318, with greedy drafts"
+    emits: ClassVar[Kind] = "point"
+
+    def growth(
+        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
+    ) -> Growth:
+        """See the base class."""
+        return GreedyChain(budget, generator, greedy, session.warper.eos)

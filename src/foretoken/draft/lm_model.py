@@ -1,0 +1,112 @@
+"""The small model behind an `lm` drafter: found, loaded once a process, checked for its vocabulary.
+
+Drafters that name the same folder share one model and its KV memory, for as long as one of them
+lives. Everything that touches that memory holds the model's lock: two engines may use it from two
+threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from threading import Lock, RLock
+from typing import Any
+from weakref import WeakValueDictionary
+
+from foretoken.draft.base import Context
+from foretoken.errors import ConfigError
+from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
+from foretoken.target.hf import HFTarget
+from foretoken.target.linear import can_pack, pack_linears
+from foretoken.target.load import choose_device, choose_dtype, load_model
+
+BESIDE = "drafter"  # where a target's folder may hold its drafter
+ACCEPTED = "a folder or hub name of a small model with the target's vocabulary"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+
+
+@dataclass(eq=False)
+class SmallModel:
+    """A model that drafts; whoever scores with it or moves its cache rows holds `lock`."""
+
+    target: HFTarget
+    name: str = ""  # folder or hub name; "" for a model given as an object
+    lock: Any = field(default_factory=RLock)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Identity of the tokenizer that lies with the model, "" if there is none."""
+        folder = Path(self.name)
+        known = any((folder / file).exists() for file in _TOKENIZER_FILES)
+        if not self.name or (folder.is_dir() and not known):
+            return ""
+        try:
+            return tokenizer_hash(load_tokenizer(self.name))
+        except ConfigError:
+            return ""
+
+
+_guard = Lock()
+_shared: WeakValueDictionary[object, SmallModel] = WeakValueDictionary()
+
+
+def small_model(model: Any, context: Context, owner: str) -> SmallModel:
+    """The model for the drafter `owner` of a target.
+
+    model: a folder, a hub name, a transformers model, an HFTarget, or None for the folder "drafter"
+    beside the target's weights. Raises ConfigError for what is missing or has another vocabulary or
+    tokenizer, CapabilityError for a family that cannot be rolled back.
+    """
+    field_name = f"{owner}.model"
+    if model is None:
+        beside = context.assets / BESIDE if context.assets is not None else None
+        if beside is None or not beside.is_dir():
+            accepted = f"{ACCEPTED} (the target's folder has no {BESIDE!r} of its own)"
+            raise ConfigError(field_name, None, accepted)
+        model = beside
+    try:
+        found = _find(model)
+    except ConfigError as error:
+        raise ConfigError(f"{owner}.{error.field}", error.value, error.accepted) from None
+    _check(found, context, field_name)
+    return found
+
+
+def _find(model: Any) -> SmallModel:
+    with _guard:
+        if isinstance(model, str | Path):
+            name = str(model)
+            key: object = str(Path(name).resolve()) if Path(name).is_dir() else name
+            found = _shared.get(key) or SmallModel(_load(name), name)
+        elif isinstance(model, HFTarget) or hasattr(model, "generation_config"):
+            key = id(model)  # the entry holds the object, so its id is its own while the entry is
+            found = _shared.get(key) or SmallModel(
+                model if isinstance(model, HFTarget) else HFTarget(model)
+            )
+        else:
+            accepted = f"{ACCEPTED}, a transformers model, or a target"
+            raise ConfigError("model", type(model).__name__, accepted)
+        _shared[key] = found
+        return found
+
+
+def _load(name: str) -> HFTarget:
+    """As `foretoken.target.load.load`, but a drafter needs no tokenizer."""
+    device = choose_device()
+    dtype = choose_dtype("auto", device)
+    model = load_model(name, dtype, device, "default")
+    if can_pack(dtype, device):
+        pack_linears(model)
+    return HFTarget(model, name)
+
+
+def _check(found: SmallModel, context: Context, field_name: str) -> None:
+    shown = found.name or found.target.name
+    if found.target.vocab != context.vocab:
+        accepted = f"a model of the target's {context.vocab} tokens; this one has"
+        raise ConfigError(field_name, shown, f"{accepted} {found.target.vocab}")
+    own = found.tokenizer_hash if context.tokenizer_hash else ""
+    if own and own != context.tokenizer_hash:
+        accepted = "a model with the target's tokenizer; this one's gives its ids another meaning"
+        raise ConfigError(field_name, shown, accepted)
