@@ -31,7 +31,7 @@ def test_trees_in_use_are_well_formed(name: str, temperature: float) -> None:
             for children in tree.children:
                 tokens = [tree.tokens[i] for i in children]
                 assert len(set(tokens)) == len(tokens), "a sibling is drafted twice"
-            if tree.kind != "point" and len(tree):
+            if tree.kind != "point" and len(tree) and temperature > 0:  # greedy text draws nothing
                 drawn_as_it_says(tree, target.vocab)
     cls = registry.find("drafter", name)
     assert seen or cls.nodes == 0, "a drafter that never drafts is not tested by this"

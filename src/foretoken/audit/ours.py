@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from foretoken.audit.engines import Opener, Output, Setup
@@ -12,7 +11,7 @@ from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
 from foretoken.errors import ConfigError
 from foretoken.registry import NULL_METHOD, NULL_POLICY
-from foretoken.types import Limits, Request, Sampling
+from foretoken.types import Limits, Request, Sampling, Session
 
 SESSIONS = 64  # short texts: many ride together
 
@@ -57,26 +56,39 @@ class Ours:
 
     def greedy(self, prompt: Sequence[int], n: int) -> Output:
         """See `Subject`."""
-        return self._run(prompt, n, [Sampling()])[0]
+        return self._run([Request(list(prompt), Sampling(), Limits(max_new_tokens=n))])[0].output
 
     def sample(self, prompt: Sequence[int], n: int, count: int, seed: int) -> list[Output]:
         """See `Subject`. One token more than is counted is asked for: a drafted token may then
         stand at every counted place."""
+        limits = Limits(max_new_tokens=n + 1)
         seeds = range(seed, seed + count)
-        return self._run(
-            prompt, n + 1, [self.sampling.model_copy(update={"seed": s}) for s in seeds], True
-        )
+        samplings = [self.sampling.model_copy(update={"seed": s}) for s in seeds]
+        done = self._run([Request(list(prompt), s, limits, keep_cache=True) for s in samplings])
+        self._tokens += sum(session.stats.tokens for session in done)
+        self._steps += sum(session.stats.steps for session in done)
+        return [session.output for session in done]
 
-    def _run(
-        self, prompt: Sequence[int], n: int, samplings: Sequence[Sampling], counted: bool = False
-    ) -> list[Output]:
-        requests = [Request(list(prompt), s, Limits(max_new_tokens=n)) for s in samplings]
-        requests = [replace(request, id=str(i)) for i, request in enumerate(requests)]
-        done = self.engine.run(requests, self.method)
-        if counted:
-            self._tokens += sum(c.stats.tokens for c in done)
-            self._steps += sum(c.stats.steps for c in done)
-        return [c.tokens for c in done]
+    def _run(self, requests: Sequence[Request]) -> list[Session]:
+        """All of them, SESSIONS at a time; those that come later take over the prompt's rows of
+        keys and values from those that are done, so that the prompt is read SESSIONS times."""
+        done: list[Session] = []
+        riders: list[Session] = []
+        try:
+            for low in range(0, len(requests), SESSIONS):
+                old = [*riders, *[None] * SESSIONS]
+                riders = [
+                    self.engine.add(request, self.method, resume=before)
+                    for request, before in zip(requests[low : low + SESSIONS], old, strict=False)
+                ]
+                while any(session.finish_reason is None for session in riders):
+                    self.engine.step()
+                done += riders
+        finally:
+            for session in {id(s): s for s in [*done, *riders]}.values():
+                self.engine.cancel(session)
+                self.engine.release(session)
+        return done
 
 
 def _build(engine: Engine, spec: Spec) -> Method:

@@ -77,6 +77,10 @@ def _line(engine: EngineResult) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value else "< 1e-300"
+
+
 def _greedy_words(greedy: GreedyResult) -> str:
     return (
         f"{greedy.tokens} tokens of {greedy.prompts} prompts: {greedy.faults} faults, "
@@ -86,7 +90,7 @@ def _greedy_words(greedy: GreedyResult) -> str:
 
 def _sampling_words(found: SamplingResult) -> str:
     low, high = found.interval
-    said = f"TV {found.distance:.4f} ({low:.3f} to {high:.3f}), least p {found.worst.p_value:.2g}"
+    said = f"TV {found.distance:.4f} ({low:.3f} to {high:.3f}), least p {_p(found.worst.p_value)}"
     return f"{said}; impossible tokens" if found.impossible else said
 
 
@@ -142,18 +146,10 @@ def _planted(report: AuditReport) -> list[Block]:
             "engine."
         ),
         Grid(
-            (
-                "rule",
-                "what it does",
-                "verdict",
-                "strongest test",
-                "statistic",
-                "freedom",
-                "p",
-                "TV",
-            ),
+            ("rule", "verdict", "strongest test", "statistic", "freedom", "p", "TV"),
             tuple(_fault(planted) for planted in report.self_test),
         ),
+        *(Text(f"{planted.name}: {planted.what}.") for planted in report.self_test),
     ]
 
 
@@ -162,8 +158,8 @@ def _fault(planted: Planted) -> tuple[str, ...]:
     right = planted.found == planted.lossy
     verdict = "found" if planted.found else "passes"
     return (
-        planted.name, planted.what, verdict if right else f"{verdict} (WRONG)", worst.what,
-        f"{worst.statistic:.1f}", str(worst.freedom), f"{worst.p_value:.2g}",
+        planted.name, verdict if right else f"{verdict} (WRONG)", worst.what,
+        f"{worst.statistic:.1f}", str(worst.freedom), _p(worst.p_value),
         f"{planted.sampling.distance:.4f}",
     )  # fmt: skip
 
@@ -209,7 +205,7 @@ def _sampling(found: SamplingResult) -> list[Block]:
     rows = tuple(
         (
             t.what, t.kind, f"{t.statistic:.2f}", "-" if t.g is None else f"{t.g:.2f}",
-            str(t.freedom) if t.freedom else "nothing to test", f"{t.p_value:.3g}",
+            str(t.freedom) if t.freedom else "nothing to test", _p(t.p_value),
             "passes" if t.passed else "FAULT",
         )
         for t in found.tests

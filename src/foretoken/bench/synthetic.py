@@ -7,8 +7,9 @@ so that about everything is rejected. The forms of `lm` draw the drafts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ EXPONENT = 1.2  # of the Zipf law; the likeliest of 128 k tokens then has about 
 ROUGH = 0.7  # standard deviation of the noise on a row's logits
 APART = 0.5  # of the noise between drafter and target in the usual case
 WIDTH = 8  # nodes of a level, or sequences side by side
+Path = tuple[int, ...]
 CHAIN = "chain"  # the shape of a sampled draft that is a single path; the others are kinds
 
 
@@ -48,15 +50,16 @@ class Synthetic:
         shape: a kind of draft, or CHAIN.
         """
         growth = growths()[shape](Budget(nodes), torch.Generator().manual_seed(self.seed))
-        rows: dict[int, Tensor] = {}  # the drafter's logits after each node that it was asked for
+        rows: dict[Path, Tensor] = {}  # the drafter's logits where it was asked for them
         while growth.frontier:
-            rows |= {node: self.row() for node in growth.frontier}
-            asked = torch.stack([rows[node] for node in growth.frontier])
-            growth.grow(asked.log_softmax(dim=-1))
-        kept = [-1, *growth.kept]
+            asked = [path(node, growth.tokens, growth.parents) for node in growth.frontier]
+            rows |= {place: self.row() for place in asked}
+            growth.grow(torch.stack([rows[place] for place in asked]).log_softmax(dim=-1))
+        tree = growth.tree()
+        places = [path(node, tree.tokens, tree.parents) for node in range(-1, len(tree))]
         usual = case == "usual"
-        target = [self._near(rows.get(node)) if usual else self.row() for node in kept]
-        return Draft(growth.tree(), torch.stack(target))
+        target = [self._near(rows.get(place)) if usual else self.row() for place in places]
+        return Draft(tree, torch.stack(target))
 
     def row(self) -> Tensor:
         """[V] float32: logits of a fresh context."""
@@ -70,6 +73,14 @@ class Synthetic:
         return torch.randn(self.vocab, generator=self.generator)
 
 
+def path(node: int, tokens: Sequence[int], parents: Sequence[int]) -> Path:
+    """The tokens from the root down to a node: its name, however nodes are numbered."""
+    out: Path = ()
+    while node >= 0:
+        out, node = (tokens[node], *out), parents[node]
+    return out
+
+
 def growths() -> dict[str, Callable[[Budget, torch.Generator], Growth]]:
     """Shape -> what grows it."""
     from foretoken.draft.lm_greedy_k import LikeliestAndDrawn
@@ -78,11 +89,10 @@ def growths() -> dict[str, Callable[[Budget, torch.Generator], Growth]]:
     from foretoken.draft.lm_sampled import Chain
     from foretoken.draft.lm_top_k import BestFirst
 
-    forms: dict[str, Any] = {
-        "point": lambda *a: BestFirst(*a, greedy=False, width=WIDTH),
-        "sampled": lambda *a: Sequences(*a, greedy=False, sequences=WIDTH),
-        "without_replacement": lambda *a: StochasticBeam(*a, greedy=False, width=WIDTH),
-        "mixed": lambda *a: LikeliestAndDrawn(*a, greedy=False, width=WIDTH),
-        CHAIN: lambda *a: Chain(*a, greedy=False),
+    return {
+        "point": partial(BestFirst, greedy=False, width=WIDTH),
+        "sampled": partial(Sequences, greedy=False, sequences=WIDTH),
+        "without_replacement": partial(StochasticBeam, greedy=False, width=WIDTH),
+        "mixed": partial(LikeliestAndDrawn, greedy=False, width=WIDTH),
+        CHAIN: partial(Chain, greedy=False),
     }
-    return forms

@@ -85,7 +85,8 @@ def describe(role: str, name: str, cls: Any) -> dict[str, Any]:
 
 
 def guarantee(role: str, cls: Any) -> str:
-    """A verifier's own claim; a drafter's through its own rule and the others that may judge it:
+    """A verifier's own claim; a drafter's through its own rule and the others that may judge it
+    whatever the vocabulary:
     "exact (traversal; or recursive, walk, +2); lossy: typical"."""
     if role == "verifier":
         return _claim(cls)
@@ -98,7 +99,11 @@ def guarantee(role: str, cls: Any) -> str:
     rest = [
         f"{claim.split()[0]}: {_some(names)}" for claim, names in by_claim.items() if claim != own
     ]
-    others = [name for name in by_claim[own] if name != cls.verifier]
+    rules = _verifiers()
+    others = [
+        name for name in by_claim[own]
+        if name != cls.verifier and getattr(rules[name], "max_vocab", None) is None
+    ]  # fmt: skip
     also = f"; or {_some(others)}" if others else ""
     return "; ".join([f"{own} ({cls.verifier}{also})", *rest])
 

@@ -94,7 +94,5 @@ def test_text_is_spelled_by_the_reference(wrong: tuple[int, ...]) -> None:
 
 def test_text_that_stops_is_a_fault_there() -> None:
     tokenizer, found = letters.tokenizer(), greedy()
-    compare_greedy(
-        found, 0, PROMPT, tokenizer.decode(written(6)), 10, Speller(tokenizer, PROMPT)
-    )
+    compare_greedy(found, 0, PROMPT, tokenizer.decode(written(6)), 10, Speller(tokenizer, PROMPT))
     assert (found.result.faults, found.result.differences[0].position) == (1, 6)

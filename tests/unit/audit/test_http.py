@@ -31,9 +31,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(404, {"error": "no such model"})
         if body.get("n", 1) > 1 and not self.many:
             return self._send(400, {"error": "n must be 1"})
-        texts = [
-            self._write(body, body.get("seed", 0) * 1000 + i) for i in range(body.get("n", 1))
-        ]
+        texts = [self._write(body, body.get("seed", 0) * 1000 + i) for i in range(body.get("n", 1))]
         return self._send(200, {"choices": [{"text": text} for text in texts]})
 
     def _write(self, body: dict[str, Any], seed: int) -> str:

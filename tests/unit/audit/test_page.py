@@ -19,7 +19,7 @@ from tests.unit.audit.helper import audit, bent, setup
 def report() -> AuditReport:
     given = setup()
     given.__dict__["transformers"] = bent("six")
-    return audit(given, ["foretoken:plain", "hf"], samples=300, self_test=True)
+    return audit(given, ["foretoken:plain", "hf"], samples=200, self_test=True)
 
 
 def test_the_page_holds_all_of_it(report: AuditReport) -> None:

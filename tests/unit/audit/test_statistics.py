@@ -31,9 +31,9 @@ def test_two_samples_equal_scipy_and_pool_what_is_rare() -> None:
     assert (found.statistic, found.p_value) == pytest.approx((known.statistic, known.pvalue))
     assert (found.freedom, cells) == (2, 3)
     assert distance == pytest.approx(0.075)
-    rare = Counter({i: 1 for i in range(100)})
+    rare = Counter(dict.fromkeys(range(100), 1))
     assert st.two_samples(rare, rare)[0].freedom == 0  # all in one pool: nothing to test
-    many = Counter({i: 100 for i in range(50)})
+    many = Counter(dict.fromkeys(range(50), 100))
     assert st.two_samples(many, many, cells=8)[2] == 8
 
 
@@ -79,12 +79,12 @@ def test_rare_counts() -> None:
 
 
 def test_exact_text_is_accused_as_often_as_stated() -> None:
-    """300 samples of size 400 from the exact law, all tests of each: p-values look uniform."""
+    """200 samples of size 400 from the exact law, all tests of each: p-values look uniform."""
     given, exact = law(), table()
     chosen = plan(given, 0, 1, false_alarms=1e-3, wanted=0.9, effect=0.2, samples=400)
     outcomes, masses = list(exact), np.array(list(exact.values()))
     dice, low = np.random.default_rng(2), Counter[str]()
-    rounds = 300
+    rounds = 200
     places = given.places(outcomes)
     given.places = lambda _: places  # type: ignore[method-assign]  the same every time: asked once
     for counts in dice.multinomial(400, masses / masses.sum(), size=rounds):
@@ -93,7 +93,7 @@ def test_exact_text_is_accused_as_often_as_stated() -> None:
         for test in result.tests:
             low[test.what] += test.p_value < 0.1
     for what in ("first token", "first 3 tokens", "surprise of all tokens"):
-        assert 0.05 < low[what] / rounds < 0.16, what
+        assert 0.04 < low[what] / rounds < 0.17, what
     assert low["ends of text"] == 0  # this model's text never ends
 
 

@@ -19,6 +19,7 @@ from foretoken.bench.parity import Parity
 from foretoken.bench.results import make_report
 from foretoken.bench.run import measure
 from foretoken.bench.same_trees import same_trees
+from foretoken.draft.lm import LmDrafter
 from foretoken.errors import CapabilityError, ConfigError
 from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
 from foretoken.tree import KINDS, DraftTree
@@ -294,9 +295,6 @@ def test_parity_of_another_drawn_text_is_refused() -> None:
 
 
 def test_the_forms_of_lm_are_found() -> None:
-    pytest.importorskip("foretoken.draft.lm")
-    from foretoken.draft.lm import LmDrafter
-
     for name in lm_forms():
         assert issubclass(registry.find("drafter", name), LmDrafter)
     assert len(lm_forms()) >= 2

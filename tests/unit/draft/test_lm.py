@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests import tiny
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -21,9 +22,8 @@ from foretoken.errors import ConfigError, ForetokenError
 from foretoken.prompt.sampling import Warper
 from foretoken.prompt.tokens import tokenizer_hash
 from foretoken.types import Budget, Sampling, Session
-from tests import tiny
 
-CONTEXT = tiny.context(32)
+CONTEXT, GREEDY = tiny.context(32), Sampling()
 
 
 def lm(model: Any, context: Context = CONTEXT, **values: Any) -> Lm:
@@ -47,7 +47,7 @@ def session():
     """A session of the target "small" in its first step, drafted for by what the test makes."""
     engines = []
 
-    def add(drafter: Lm, sampling: Sampling = Sampling(), **limits: Any) -> Session:
+    def add(drafter: Lm, sampling: Sampling = GREEDY, **limits: Any) -> Session:
         engine = Engine(tiny.target("small"), method="plain")
         method = build(tiny.target("small"), CONTEXT, drafter, "fixed", "walk")
         request = tiny.request(tiny.prompt(1, 9, 32), 30, sampling, **limits)

@@ -132,7 +132,8 @@ def test_the_engine_and_the_ways_in_name_no_method() -> None:
     found = []
     for path in files:
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            if "app.command(" in line:  # the name of a command, which is not looked up
+            # the name of a command or of an option in an error is not looked up
+            if "app.command(" in line or "ConfigError(" in line:
                 continue
             found += [
                 f"{path.relative_to(root)}:{number} {name}"
