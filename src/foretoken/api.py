@@ -16,6 +16,7 @@ from foretoken.prompt.tokens import encode_prompt, load_tokenizer, render_chat
 from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.base import Target
 from foretoken.types import Completion, Limits, Request, Sampling
+from foretoken.verify.base import Verifier
 
 ONE_PROMPT = "a text, a list of token ids, a list of chat messages, or a list of these"
 
@@ -29,6 +30,7 @@ def generate(  # noqa: PLR0913
     options: Mapping[str, Any] | None = None,
     policy: str | Policy = DEFAULT_POLICY,
     policy_options: Mapping[str, Any] | None = None,
+    verifier: str | Verifier | None = None,
     sampling: Sampling | None = None,
     limits: Limits | None = None,
     batch_size: int = 8,
@@ -47,8 +49,9 @@ def generate(  # noqa: PLR0913
     tokenizer: an object, or the name of a folder; not needed where the model brings its own, nor
     for token ids (`text` is then ""). prompts: a text, a list of token ids, a chat (list of
     messages, through the tokenizer's template), or a list of these.
-    method, options, policy, policy_options: see `foretoken methods`. sampling, limits: or their
-    fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with seed + i.
+    method, options, policy, policy_options: see `foretoken methods`. verifier: the acceptance rule,
+    None for the method's own; a lossy one shows in `Completion.guarantee`. sampling, limits: or
+    their fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with seed + i.
     batch_size: how many prompts ride in one forward; the text does not depend on it.
 
     A Completion carries tokens, text, finish_reason, logprobs and stats (drafted, accepted,
@@ -72,7 +75,7 @@ def generate(  # noqa: PLR0913
         if batch_size < 1:
             raise ConfigError("batch_size", batch_size, "a whole number from 1")
         engine.max_sessions = batch_size
-        use = engine.use(method, policy, "walk", options, policy_options)
+        use = engine.use(method, policy, verifier, options, policy_options)
         completions = engine.run(requests, use)
     return completions[0] if one else completions
 

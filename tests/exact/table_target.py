@@ -1,4 +1,4 @@
-"""A target that looks its rows up: the tiny model's own, without a forward and without a cache.
+"""A target that looks its rows up: a tiny model's own, without a forward and without a cache.
 
 For statistics of drafters and rules, which need thousands of texts and no model's time.
 """
@@ -12,30 +12,26 @@ import torch
 from torch import Tensor
 
 from foretoken.target.base import Job
+from foretoken.target.hf import HFTarget
 from foretoken.types import Scores
-from tests import tiny
-
-
-@cache
-def row(name: str, history: tuple[int, ...]) -> Tensor:
-    """[V]: the model's logits after these tokens."""
-    return tiny.plain_logits(name, history)[-1]
 
 
 class TableCache:
     """The committed tokens in place of their keys and values."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.tokens = capacity, ()
-        self.scored: tuple[tuple[int, ...], Sequence[int]] = ((), ())
+        self.capacity = capacity
+        self.tokens: tuple[int, ...] = ()
+        self.fresh: tuple[int, ...] = ()  # read by the last score and not yet kept
+        self.drafted: Sequence[int] = ()
 
     @property
     def length(self) -> int:
         return len(self.tokens)
 
     def keep(self, path: Sequence[int]) -> None:
-        fresh, drafted = self.scored
-        self.tokens = (*self.tokens, *fresh, *(drafted[node] for node in path))
+        self.tokens = (*self.tokens, *self.fresh, *(self.drafted[node] for node in path))
+        self.fresh = ()
 
     def truncate(self, n: int) -> None:
         self.tokens = self.tokens[:n]
@@ -48,13 +44,13 @@ class TableCache:
 
 
 class TableTarget:
-    """Any tiny model as a table; see `foretoken.target.base.Target`."""
+    """A model as a table; see `foretoken.target.base.Target`. One a model, so that it fills."""
 
-    def __init__(self, name: str) -> None:
-        model = tiny.target(name)
-        self.name, self.vocab, self.eos = name, model.vocab, model.eos
-        self.features, self.max_context = model.features, model.max_context
-        self.max_draft = model.max_draft
+    def __init__(self, like: HFTarget) -> None:
+        self.like, self.name, self.device = like, like.name, like.device
+        self.vocab, self.eos, self.features = like.vocab, like.eos, like.features
+        self.max_context, self.max_draft = like.max_context, like.max_draft
+        self._known: dict[tuple[int, ...], Tensor] = {}
 
     def new_cache(self, capacity: int) -> TableCache:
         return TableCache(capacity)
@@ -63,13 +59,27 @@ class TableTarget:
         return [self._score(job) for job in jobs]
 
     def _score(self, job: Job) -> Scores:
-        assert isinstance(job.cache, TableCache)
-        assert job.scored == 0, "drafts that grow in several scores are not looked up here"
-        job.cache.scored = (tuple(job.fresh), job.tree.tokens)
-        root = (*job.cache.tokens, *job.fresh)
-        paths = [job.tree.path(node) for node in range(-1, len(job.tree))]
-        texts = [(*root, *(job.tree.tokens[i] for i in path)) for path in paths]
-        return Scores(torch.stack([row(self.name, text) for text in texts]))
+        held, tree = job.cache, job.tree
+        assert isinstance(held, TableCache)
+        if job.scored == 0:
+            held.fresh = tuple(job.fresh)
+        held.drafted = tuple(tree.tokens)
+        root = (*held.tokens, *held.fresh)
+        nodes = range(-1 if job.fresh else job.scored, len(tree))  # the root's row comes once
+        texts = [(*root, *(tree.tokens[i] for i in tree.path(node))) for node in nodes]
+        return Scores(torch.stack([self._row(text) for text in texts]))
+
+    @torch.inference_mode()
+    def _row(self, text: tuple[int, ...]) -> Tensor:
+        """[V]: the model's logits after these tokens."""
+        if text not in self._known:
+            self._known[text] = self.like.model(torch.tensor([text]), use_cache=False).logits[0, -1]
+        return self._known[text]
 
     def wait(self) -> None:
         """Nothing runs."""
+
+
+@cache
+def table_of(like: HFTarget) -> TableTarget:
+    return TableTarget(like)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretoken.bound.optimum import SCHEMES
-from foretoken.bound.report import FAILS, OPEN, BoundReport, Mean, Ordering, Panel
+from foretoken.bound.report import FAILS, GREEDY_BEST, OPEN, BoundReport, Mean, Ordering, Panel
 from foretoken.bound.table import RULES
 from foretoken.cli.bench_show import columns
 
@@ -85,7 +85,7 @@ def _short(found: Ordering) -> str:
         return f"{left}: {scheme} - {other}"
     if right == "optimum":
         return f"{left} - {right} {other}"
-    return f"{left} - best other rule" if left == "mixed" else f"{left} - {right}"
+    return f"{left} - {'best other rule' if found.claim == GREEDY_BEST else right}"
 
 
 def _percent(value: Mean) -> str:

@@ -47,8 +47,8 @@ class DropIn:
     """See the module. Drafting is chosen per call: `model.generate(..., custom_generate=
     foretoken.hf, method="prompt-lookup", method_options={"length": 8})`.
 
-    method, method_options, policy, policy_options: as in `foretoken.generate`. tenant: what may
-    be learnt from one call for the next. Calls on the same model object share the drafters'
+    method, method_options, policy, policy_options, verifier: as in `foretoken.generate`. tenant:
+    what may be learnt from one call for the next. Calls on the same model object share the drafters'
     stores. With return_dict_in_generate the output has `.stats`, one foretoken Stats per row.
     Raises ConfigError that names the field for what cannot be done (beam search, attentions, ...).
     """
@@ -67,6 +67,7 @@ class DropIn:
         method_options: Mapping[str, Any] | None = None,
         policy: Any = DEFAULT_POLICY,
         policy_options: Mapping[str, Any] | None = None,
+        verifier: Any = None,
         tenant: str = "",
         **model_kwargs: Any,
     ) -> Any:
@@ -80,7 +81,7 @@ class DropIn:
         folder = model_folder(model)
         tokenizer = _tokenizer(folder) if folder is not None else None
         with shared_engine(model, tokenizer, folder) as engine:
-            use = engine.use(method, policy, "walk", method_options, policy_options)
+            use = engine.use(method, policy, verifier, method_options, policy_options)
             pairs = [request_of(batch, row) for row in range(len(input_ids))]
             stream = Stream(call["streamer"], pad)
             engine.max_sessions = min(len(pairs), MOST_ROWS)

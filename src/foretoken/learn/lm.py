@@ -25,6 +25,7 @@ from foretoken.learn.corpus import Corpus
 from foretoken.learn.lm_config import LmConfig
 from foretoken.learn.optim import build_optimisers, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
+from foretoken.prompt.tokens import tokenizer_hash
 from foretoken.target.load import has_fast_bfloat16
 
 EVALUATION_ROWS = 4  # rows per forward pass when no gradient is needed
@@ -79,6 +80,9 @@ class LmRun:
             self._check(saved)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = given or _tokenizer(config, corpus, work / "tokenizer", saved is not None)
+        self.words = tokenizer_hash(self.tokenizer)
+        if saved is not None and saved.get("tokenizer", self.words) != self.words:
+            raise ConfigError("tokenizer", tokenizer, f"that of {self.checkpoint}, or --no-resume")
         self.stream = _stream(config, corpus, self.tokenizer)
         self.held_out = _held_out(config, corpus, self.tokenizer)
         torch.manual_seed(config.seed)
@@ -135,6 +139,7 @@ class LmRun:
         return {
             "config": self.config.model_dump(),
             "corpus": self.data["sha256"],
+            "tokenizer": self.words,
             "step": self.step,  # the data position follows from it
             "seconds": self.seconds,
             "log": self.log,

@@ -46,7 +46,7 @@ class Block(Verifier):
 
     name = "block"
     summary = "the longest prefix of a chain that passes; on a tree, the first-drawn path only"
-    source = "Sun et al. 2403.10444, alg. 2 (ICLR 2025)"
+    source = "Sun et al. 2403.10444, block verification (ICLR 2025)"
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset(KINDS)
     looks_ahead: ClassVar[bool] = True

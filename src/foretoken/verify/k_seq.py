@@ -35,7 +35,7 @@ class KSeq(Verifier):
 
     name = "k-seq"
     summary = "test independent draws against p / (rho q), rho from how many there are (SpecTr)"
-    source = "SpecTr 2310.15141, sec. 4 (k-SEQ) and 5; (p - rho q)+ as residual: ours"
+    source = "SpecTr 2310.15141, k-SEQ and its block decoder; (p - rho q)+ as residual: ours"
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset({"sampled"})
 

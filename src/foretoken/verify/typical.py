@@ -26,7 +26,7 @@ class Typical(Verifier):
 
     name = "typical"
     summary = "lossy: accept drafts that the target finds typical, p > min(eps, delta exp(-H))"
-    source = "Medusa 2401.10774, sec. 2.3.1; constants of its code's generate function"
+    source = "Medusa 2401.10774, typical acceptance; constants of its code's generate function"
     exact: ClassVar[frozenset[str]] = frozenset({"greedy"})
     accepts: ClassVar[frozenset[Kind]] = frozenset(KINDS)
     looks_ahead: ClassVar[bool] = True

@@ -1,5 +1,7 @@
 """traversal: exact for every kind, `block` on a chain, never below top-down rejection."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -190,6 +192,19 @@ def test_a_chain_of_thousands_needs_no_stack_of_calls() -> None:
     rows = real_rows(tree, 2)
     rows.logits[:, 0] = 30.0
     assert len(Traversal().judge(tree, rows, Coins(PositionRandom(0), 1)).path) > 1200
+
+
+def test_the_rest_of_a_very_peaked_row_is_a_law() -> None:
+    """float32: what one token leaves may be so rare that one over its mass overflows."""
+    q, p = torch.tensor([1.0, 3e-42, 1e-42]), torch.tensor([0.2, 0.5, 0.3])
+    tables = [dict.fromkeys([(), (0,), (1,), (2,)], row) for row in (p, q.double())]
+    trees = [
+        (replace(tree, dist=tree.dist.float()), chance)
+        for tree, chance in drafts(tables[1], "without_replacement", SHAPES["fan2"])
+    ]
+    found, mean = law(Traversal(), tables[0], trees, 1)
+    assert distance(tables[0], found, 2) < 1e-6
+    assert mean > 0.6
 
 
 @pytest.mark.parametrize("kind", ["sampled", "without_replacement"])
