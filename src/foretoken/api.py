@@ -51,8 +51,8 @@ def generate(  # noqa: PLR0913
     messages, through the tokenizer's template), or a list of these.
     method, options, policy, policy_options: see `foretoken methods`. verifier: the acceptance rule,
     None for the method's own; a lossy one shows in `Completion.guarantee`. sampling, limits: or
-    their fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with seed + i.
-    batch_size: how many prompts ride in one forward; the text does not depend on it.
+    their fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with
+    seed + i. batch_size: how many prompts ride in one forward; the text does not depend on it.
 
     A Completion carries tokens, text, finish_reason, logprobs and stats (drafted, accepted,
     tokens_per_step, counts by depth, seconds by part). Raises ConfigError that names the field,
