@@ -157,7 +157,9 @@ class Budget:
 
     nodes: int  # at most so many nodes; 0 is a plain step
     depth: int = 1 << 30  # no node deeper (children of the root have depth 1)
-    min_prob: float = 0.0  # no node whose joint draft probability is lower, for drafters with q
+    # no fixed node whose joint draft probability is lower; below such a drawn one, nothing hangs
+    # (a drawn node may not go for its own probability)
+    min_prob: float = 0.0
 
 
 @dataclass(frozen=True)

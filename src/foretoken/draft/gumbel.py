@@ -7,7 +7,8 @@ and its score from a Gumbel around the log of what is left, cut off at the score
 of tokens and scores is the same. A row of 128 k tokens costs k random numbers and not 128 k, and
 nothing is lost to the granularity of float32 noise, which would hand the tail to chance.
 
-All of it is float64 on the CPU, whatever the rows' device, so that a draft does not depend on it.
+All of it is float64 on the CPU, whatever the rows' device: searching for a few places is no work
+for a GPU.
 """
 
 from __future__ import annotations

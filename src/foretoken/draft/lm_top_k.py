@@ -8,6 +8,7 @@ it is exact. Cost: one forward of the drafter per level, over at most `width` no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -59,7 +60,10 @@ class BestFirst(Growth):
         # stable: among equals the one that grew first, hence a parent before its child
         everyone.sort(key=lambda node: -self.joint[node])
         self._best = sorted(everyone[: self.budget.nodes])
-        self.advance(node for node in self._best if node >= fresh)
+        # a full draft has no place for what is less likely than its last node
+        full = len(self._best) == self.budget.nodes
+        last = min(self.joint[node] for node in self._best) if full else -math.inf
+        self.advance(node for node in self._best if node >= fresh and self.joint[node] > last)
         self.frontier = self.frontier[: self.width]  # they grew likeliest first
 
     def tree(self) -> DraftTree:
