@@ -124,7 +124,7 @@ class Parity:
         before = self.results.get((label, company), ParityResult(method=label, company=company))
         found = divergence(
             self.engine.target, self.prompts[i].tokens, expected, got, index=i,
-            greedy=self.sampling.greedy,
+            sampling=self.sampling,
         )  # fmt: skip
         self.results[label, company] = before.model_copy(
             update={

@@ -61,8 +61,11 @@ class Divergence(Options):
     position: int  # index in the new tokens, from 0
     expected: int | None  # plain's token id; None: plain's text ended here
     got: int | None  # the method's; None: its text ended here
-    gap: float | None  # plain's best logit minus its second best there, recomputed plainly
-    near_tie: bool | None  # gap within the stated bound; None if it says nothing (sampling)
+    # plain's best logit minus its second best there, recomputed plainly; where text was drawn, the
+    # probability between the random number and the farther of the two tokens
+    gap: float
+    near_tie: bool  # gap within the stated bound
+    drawn: bool = False
 
 
 class Result(Options):

@@ -110,7 +110,7 @@ def show_divergences(
 ) -> None:
     """One line each."""
     for d in found[:LISTED]:
-        tie = {True: "near-tie", False: "[red]no near-tie[/]", None: "sampled"}[d.near_tie]
+        tie = "near-tie" if d.near_tie else "[red]no near-tie[/]"
         console.print(
             f"{method}: prompt {d.prompt}, new token {d.position}: plain wrote {d.expected}, it "
             f"wrote {d.got}; logit gap {number(d.gap, '.3g')} ({tie})"

@@ -49,8 +49,8 @@ class DropIn:
 
     method, method_options, policy, policy_options, verifier: as in `foretoken.generate`. tenant:
     what may be learnt from one call for the next. Calls on the same model object share the
-    drafters' stores. With return_dict_in_generate the output has `.stats`, one foretoken Stats per row.
-    Raises ConfigError that names the field for what cannot be done (beam search, attentions, ...).
+    drafters' stores. With return_dict_in_generate the output has `.stats`, one foretoken Stats per
+    row. Raises ConfigError that names the field for what cannot be done (beam search, ...).
     """
 
     def __call__(  # noqa: PLR0913

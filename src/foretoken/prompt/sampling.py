@@ -172,16 +172,31 @@ class Warper:
         ids = [torch.cat((start, self.ids(path, device)), dim=1) for path in paths]
         return torch.stack([self.warp_ids(row, own) for row, own in zip(logits, ids, strict=True)])
 
+    def probs(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """[m, V] float32: the distributions of processed rows [m, V], histories [m, L]."""
+        scores = self._process(logits, ids, copy=bool(self._chain.steps))
+        probs = scores.softmax(dim=-1)
+        if bool(probs[:, 0].isnan().any()):  # what names no token makes its whole row NaN
+            self._check(scores, ids)
+        return probs
+
     def _apply(self, logits: Tensor, ids: Tensor) -> Tensor:
+        scores = self._process(logits, ids, copy=True)
+        self._check(scores, ids)
+        return scores
+
+    def _process(self, logits: Tensor, ids: Tensor, copy: bool) -> Tensor:
         if logits.device != self._device:
             self._device = logits.device
             self._chain = self._build(*self._args, self._device)
-        scores = logits.detach().to(torch.float32, copy=True)  # some processors write to it
+        scores = logits.detach().to(torch.float32, copy=copy)  # some processors write to it
         for step in self._chain.steps:
             scores = step(ids, scores)
+        return scores
+
+    def _check(self, scores: Tensor, ids: Tensor) -> None:
         for top in scores.amax(dim=-1).tolist():
             _check(top, self.greedy, ids.shape[-1])
-        return scores
 
 
 class TargetRows:
@@ -234,7 +249,7 @@ class TargetRows:
                 cached = torch.zeros(self.logits.shape[-1], device=self.logits.device)
                 cached[self._argmax(node)] = 1.0
             else:
-                cached = self._row(node).softmax(dim=-1)
+                cached = self.warper.probs(self.logits[node + 1][None], self._ids(node))[0]
             self._probs[node] = cached
         return cached
 
@@ -264,11 +279,15 @@ class TargetRows:
     def _row(self, node: int) -> Tensor:
         cached = self._warped.get(node)
         if cached is None:
-            path = [self.tree.tokens[i] for i in self.tree.path(node)]
-            extra = self.warper.ids(path, self.logits.device)
-            ids = torch.cat((self._committed, extra), dim=1) if path else self._committed
-            cached = self._warped[node] = self.warper.warp_ids(self.logits[node + 1], ids)
+            cached = self.warper.warp_ids(self.logits[node + 1], self._ids(node))
+            self._warped[node] = cached
         return cached
+
+    def _ids(self, node: int) -> Tensor:
+        """[1, L]: the tokens before the one that follows `node`."""
+        path = [self.tree.tokens[i] for i in self.tree.path(node)]
+        extra = self.warper.ids(path, self.logits.device)
+        return torch.cat((self._committed, extra), dim=1) if path else self._committed
 
     @cached_property
     def _committed(self) -> Tensor:

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foretoken.bench.compare import NEAR_TIE_ULPS, differing, divergence, first_difference, top_two
+from foretoken.bench.compare import (
+    NEAR_TIE_ULPS,
+    differing,
+    divergence,
+    drawn_apart,
+    first_difference,
+    plain_row,
+)
+from foretoken.prompt.sampling import PositionRandom
+from foretoken.types import Sampling
 from tests import tiny
 
 
@@ -33,7 +42,9 @@ def test_the_gap_is_that_of_a_plain_forward() -> None:
     assert (found.prompt, found.position, found.expected, found.got) == (3, 1, 5, 7)
     assert found.gap == pytest.approx(best[0] - best[1], abs=1e-5)
     assert found.near_tie is False
-    assert top_two(tiny.target("llama"), [*prompt, 4]) == pytest.approx(best, abs=1e-5)
+    assert plain_row(tiny.target("llama"), [*prompt, 4]).topk(2).values.tolist() == pytest.approx(
+        best, abs=1e-5
+    )
     assert not tiny.target("llama").pool.handles  # the memory was given back
 
 
@@ -41,14 +52,31 @@ def test_a_near_tie_is_one_by_the_stated_bound(monkeypatch: pytest.MonkeyPatch) 
     target = tiny.target("llama")
     eps = torch.finfo(torch.float32).eps
     for ulps, tie in ((NEAR_TIE_ULPS - 1, True), (NEAR_TIE_ULPS + 1, False)):
-        pair = (8.0, 8.0 - 8.0 * ulps * eps)
-        monkeypatch.setattr("foretoken.bench.compare.top_two", lambda *_, pair=pair: pair)
+        row = torch.tensor([8.0, 8.0 - 8.0 * ulps * eps, 0.0])
+        monkeypatch.setattr("foretoken.bench.compare.plain_row", lambda *_, row=row: row)
         found = divergence(target, [1], [2], [3], index=0)
         assert found is not None
         assert found.near_tie is tie
-    sampled = divergence(target, [1], [2], [3], index=0, greedy=False)
-    assert sampled is not None
-    assert sampled.near_tie is None
+        assert not found.drawn
+
+
+@pytest.mark.parametrize(("off", "tie"), [(1e-8, True), (-1e-8, True), (1e-3, False)])
+def test_a_drawn_token_is_a_near_tie_where_the_number_stands_between_both(
+    off: float, tie: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mass = torch.tensor([0.3, 0.0, 0.25, 0.45])  # tokens 0 and 2 meet at 0.3
+    monkeypatch.setattr("foretoken.bench.compare.plain_row", lambda *_: mass.log())
+    monkeypatch.setattr(PositionRandom, "uniform", lambda *_: 0.3 + off)
+    sampling = Sampling(temperature=1.0)
+    found = divergence(tiny.target("llama"), [1], [0], [2], index=0, sampling=sampling)
+    assert found is not None
+    assert found.drawn
+    assert found.near_tie is tie
+    assert found.gap == pytest.approx(abs(off), abs=1e-7)
+    far = divergence(tiny.target("llama"), [1], [0], [3], index=0, sampling=sampling)
+    assert far is not None
+    assert not far.near_tie
+    assert drawn_apart(mass.log(), [1], [], [0, 3], sampling) == pytest.approx(0.25 - off, abs=1e-6)
 
 
 def test_a_missing_token_is_a_difference() -> None:

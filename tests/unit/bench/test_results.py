@@ -84,8 +84,9 @@ def test_the_ratio_is_a_median_over_repeats() -> None:
 
 
 def test_what_counts_as_a_failure() -> None:
-    def found(tie: bool | None) -> list[Divergence]:
-        return [Divergence(prompt=0, position=0, expected=1, got=2, gap=0.0, near_tie=tie)]
+    def found(tie: bool, drawn: bool = False) -> list[Divergence]:
+        place = {"prompt": 0, "position": 0, "expected": 1, "got": 2}
+        return [Divergence(**place, gap=0.0, near_tie=tie, drawn=drawn)]
 
     full = tiny.target("llama")
     assert is_failure(found(True), full, False)
@@ -97,7 +98,9 @@ def test_what_counts_as_a_failure() -> None:
 
     assert not is_failure(found(True), Low(), False)
     assert is_failure(found(False), Low(), False)
-    assert not is_failure(found(None), Low(), False)
+    # the last bit of a sum may carry a random number over to the next token
+    assert not is_failure(found(True, drawn=True), full, False)
+    assert is_failure(found(False, drawn=True), full, False)
     assert not is_failure(found(False), Low(), True)
 
     class Bitwise:
