@@ -1,5 +1,7 @@
 """The errors a user can meet. Each is one clear line; the command line maps them to exit codes."""
 
+INTERRUPTED = 130  # exit code of what Ctrl-C ended, with what was produced
+
 
 class ForetokenError(Exception):
     """Base of every error that foretoken raises on purpose. `exit_code` is the CLI's answer."""

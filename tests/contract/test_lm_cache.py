@@ -17,7 +17,8 @@ from foretoken.draft.lm import LmDrafter
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
 from foretoken.policy.base import Policy
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import KINDS, DraftTree
 from foretoken.types import Budget, Options, Request, Sampling, Session, Verdict
 from foretoken.verify.base import Verifier

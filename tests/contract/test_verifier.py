@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from foretoken import registry
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Sampling
 from foretoken.verify.base import Verifier

@@ -18,7 +18,8 @@ from foretoken.audit.ours import Ours
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import build
 from foretoken.engine.engine import Engine
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Budget, Options, Sampling, Session, Verdict
 from foretoken.verify.base import Verifier

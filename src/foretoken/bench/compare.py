@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from foretoken.bench.report import Divergence
-from foretoken.prompt.sampling import PositionRandom, Warper
+from foretoken.prompt.chance import PositionRandom
+from foretoken.prompt.sampling import Warper
 from foretoken.target.base import Job
 from foretoken.tree import EMPTY
 from foretoken.types import Sampling

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from foretoken.bench.interval import Mean
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import DraftTree
 from foretoken.types import Verdict
 from foretoken.verify.base import Verifier

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.base import Verifier

@@ -20,7 +20,8 @@ from foretoken.bench.report import Machine
 from foretoken.bench.run import rotated
 from foretoken.bench.synthetic import CASES, CHAIN, Case, Draft, Synthetic
 from foretoken.errors import ConfigError, ForetokenError, first_line
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import KINDS
 from foretoken.types import Options, Sampling
 from foretoken.verify.base import Verifier

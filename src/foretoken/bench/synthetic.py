@@ -7,14 +7,14 @@ so that about everything is rejected. The forms of `lm` draw the drafts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from foretoken.draft.growth import Growth
+from foretoken.draft.growth import Growth, spelled
 from foretoken.tree import DraftTree
 from foretoken.types import Budget
 
@@ -52,11 +52,11 @@ class Synthetic:
         growth = growths()[shape](Budget(nodes), torch.Generator().manual_seed(self.seed))
         rows: dict[Path, Tensor] = {}  # the drafter's logits where it was asked for them
         while growth.frontier:
-            asked = [path(node, growth.tokens, growth.parents) for node in growth.frontier]
+            asked = [spelled(node, growth.tokens, growth.parents) for node in growth.frontier]
             rows |= {place: self.row() for place in asked}
             growth.grow(torch.stack([rows[place] for place in asked]).log_softmax(dim=-1))
         tree = growth.tree()
-        places = [path(node, tree.tokens, tree.parents) for node in range(-1, len(tree))]
+        places = [spelled(node, tree.tokens, tree.parents) for node in range(-1, len(tree))]
         usual = case == "usual"
         target = [self._near(rows.get(place)) if usual else self.row() for place in places]
         return Draft(tree, torch.stack(target))
@@ -71,14 +71,6 @@ class Synthetic:
 
     def _noise(self) -> Tensor:
         return torch.randn(self.vocab, generator=self.generator)
-
-
-def path(node: int, tokens: Sequence[int], parents: Sequence[int]) -> Path:
-    """The tokens from the root down to a node: its name, however nodes are numbered."""
-    out: Path = ()
-    while node >= 0:
-        out, node = (tokens[node], *out), parents[node]
-    return out
 
 
 def growths() -> dict[str, Callable[[Budget, torch.Generator], Growth]]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foretoken.cli.options import grouped
-from foretoken.errors import ConfigError
+from foretoken.errors import INTERRUPTED, ConfigError
 from foretoken.registry import NULL_POLICY
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from foretoken.audit.run import Wanted
     from foretoken.types import Sampling
 
-INTERRUPTED = 130
 DEFAULT = ("foretoken:aded",)
 _WHAT, _GREEDY, _SAMPLING, _OUT = "What", "Greedy text", "Sampled text", "Output"
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from foretoken.cli.bench_options import METHODS, HowOptions, OutOptions, WhatOptions, WrittenOptions
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
-from foretoken.errors import ConfigError
+from foretoken.errors import INTERRUPTED, ConfigError
 
 if TYPE_CHECKING:
     from foretoken.bench.contest import Plan
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from foretoken.bench.spec import Spec
     from foretoken.engine.engine import Engine
 
-INTERRUPTED = 130
 NO_PROMPTS = ("kernels", "rules")
 
 

@@ -11,12 +11,11 @@ from rich.console import Console
 
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
-from foretoken.errors import CapabilityError, ConfigError
+from foretoken.errors import INTERRUPTED, CapabilityError, ConfigError
 
 if TYPE_CHECKING:
     from foretoken.bound.report import BoundReport
 
-INTERRUPTED = 130
 MOST_DRAFTS = 64
 DRAFTER = "drafter"  # folder inside a model's own that holds its drafter
 _PAIR, _TEXT, _OUT = "Laws", "Text", "Output"

@@ -10,14 +10,12 @@ import typer
 
 from foretoken.cli.opening import open_engine
 from foretoken.cli.options import MethodOptions, TargetOptions, grouped
-from foretoken.errors import ConfigError
+from foretoken.errors import INTERRUPTED, ConfigError
 from foretoken.registry import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from foretoken.bench.prompts import Prompt
     from foretoken.bench.spec import Spec
-
-INTERRUPTED = 130
 
 
 @grouped

@@ -11,9 +11,7 @@ import typer
 
 from foretoken.cli.opening import open_engine
 from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped
-from foretoken.errors import ConfigError
-
-INTERRUPTED = 130
+from foretoken.errors import INTERRUPTED, ConfigError
 
 
 @grouped

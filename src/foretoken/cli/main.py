@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foretoken.errors import ForetokenError
+from foretoken.errors import INTERRUPTED, ForetokenError
 
 COMMANDS = {  # name -> (where, one line of help)
     "demo": (
@@ -41,7 +41,6 @@ COMMANDS = {  # name -> (where, one line of help)
     "methods": ("foretoken.cli.methods:methods", "List every method and what it guarantees."),
     "train": ("foretoken.cli.train:app", "Train tables and models from text."),
 }
-INTERRUPTED = 130
 # what typer raises for wrong arguments, in any version: the class itself has moved
 USAGE_ERRORS: tuple[Any, ...] = typer.BadParameter.__bases__
 

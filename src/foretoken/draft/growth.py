@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -126,3 +126,11 @@ class Growth(ABC):
 
 
 _UNDERFLOW = -87.0  # exp of less is no normal float32: such a token is as good as ruled out
+
+
+def spelled(node: int, tokens: Sequence[int], parents: Sequence[int]) -> tuple[int, ...]:
+    """The tokens from below the root down to a node; () for -1, the root."""
+    out: tuple[int, ...] = ()
+    while node >= 0:
+        out, node = (tokens[node], *out), parents[node]
+    return out

@@ -13,7 +13,6 @@ of the small model per step, and its KV memory. It learns nothing.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,9 +23,10 @@ from torch import Tensor
 
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
-from foretoken.draft.growth import Growth
+from foretoken.draft.growth import Growth, spelled
 from foretoken.errors import ForetokenError
-from foretoken.prompt.sampling import PositionRandom, Warper, argmax_rows
+from foretoken.prompt.chance import PositionRandom
+from foretoken.prompt.sampling import Warper, argmax_rows
 from foretoken.target.base import Job, KVCache
 from foretoken.tree import EMPTY, DraftTree, Kind
 from foretoken.types import Budget, Session, Step
@@ -55,6 +55,7 @@ class LmDrafter(Drafter):
     is missing or has another vocabulary or tokenizer, when the drafter is made.
     """
 
+    grows: ClassVar[type[Growth]]  # takes the form's own options by name
     nodes = 6
 
     class Options(types.Options):
@@ -80,12 +81,14 @@ class LmDrafter(Drafter):
 
         self.model: SmallModel = small_model(options.model, context, self.name)
 
-    @abstractmethod
     def growth(
         self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
     ) -> Growth:
         """How this form grows its draft. budget: already cut to `depth` and the model's context;
         `min_prob` is for kind "point" alone (a drawn node may not go for its own probability)."""
+        own = type(self.options).model_fields.keys() - LmDrafter.Options.model_fields.keys()
+        shape = {name: getattr(self.options, name) for name in own}
+        return self.grows(budget, generator, greedy, session.warper.eos, **shape)
 
     def propose(self, session: Session, budget: Budget) -> DraftTree:
         """`propose_batch` of one."""
@@ -195,16 +198,8 @@ class _Draft:
             return logits.float()
         if temperature is not None and not growth.greedy:
             return logits.float() / temperature
-        paths = [self._path(node) for node in growth.frontier]
+        paths = [spelled(node, growth.tokens, growth.parents) for node in growth.frontier]
         return warper.warp_rows(logits, self.text, paths)
-
-    def _path(self, node: int) -> list[int]:
-        """Tokens from below the root down to a node."""
-        out: list[int] = []
-        while node >= 0:
-            out.append(self.growth.tokens[node])
-            node = self.growth.parents[node]
-        return out[::-1]
 
 
 def _warper(session: Session) -> Warper:
@@ -240,9 +235,4 @@ class Lm(LmDrafter):
     summary = "a small model of the same vocabulary drafts its likeliest chain"
     source = "Leviathan et al. 2211.17192, sec. 2; Chen et al. 2302.01318, with greedy drafts"
     emits: ClassVar[Kind] = "point"
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return GreedyChain(budget, generator, greedy, session.warper.eos)
+    grows = GreedyChain

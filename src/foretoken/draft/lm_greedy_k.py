@@ -24,7 +24,7 @@ from foretoken.draft.growth import Choice, Growth
 from foretoken.draft.gumbel import independent
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget
 
 
 class LikeliestAndDrawn(Growth):
@@ -89,6 +89,7 @@ class LmGreedyK(LmDrafter):
     summary = "a small model's likeliest tokens, and one drawn from the others"
     source = "Optimal MDSD 2502.18779, greedy drafting"
     emits: ClassVar[Kind] = "mixed"
+    grows = LikeliestAndDrawn
     verifier = "traversal"
     nodes = 24
 
@@ -96,11 +97,3 @@ class LmGreedyK(LmDrafter):
         """How wide the beam is."""
 
         width: int = Field(4, ge=1, le=64, description="nodes of a level")
-
-    options: Options
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return LikeliestAndDrawn(budget, generator, greedy, session.warper.eos, self.options.width)

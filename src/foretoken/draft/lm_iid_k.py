@@ -22,7 +22,7 @@ from foretoken.draft.growth import Growth
 from foretoken.draft.gumbel import independent
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget
 
 
 class Sequences(Growth):
@@ -75,6 +75,7 @@ class LmIidK(LmDrafter):
     summary = "a small model draws K independent sequences"
     source = "SpecTr 2310.15141"
     emits: ClassVar[Kind] = "sampled"
+    grows = Sequences
     verifier = "k-seq"
     nodes = 24
 
@@ -82,11 +83,3 @@ class LmIidK(LmDrafter):
         """How many sequences."""
 
         sequences: int = Field(4, ge=1, le=64, description="sequences drawn side by side")
-
-    options: Options
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return Sequences(budget, generator, greedy, session.warper.eos, self.options.sequences)

@@ -19,7 +19,7 @@ from foretoken.draft.growth import Growth
 from foretoken.draft.gumbel import without_replacement
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget
 
 
 class Branching(Growth):
@@ -80,6 +80,7 @@ class LmRsdC(LmDrafter):
     summary = "a small model draws distinct siblings, so many per level"
     source = "RSD 2402.14160, RSD-C"
     emits: ClassVar[Kind] = "without_replacement"
+    grows = Branching
     verifier = "traversal"
     nodes = 21
 
@@ -89,11 +90,3 @@ class LmRsdC(LmDrafter):
         branching: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
             (3, 2), min_length=1, description="children of a node on each level, then 1"
         )
-
-    options: Options
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return Branching(budget, generator, greedy, session.warper.eos, self.options.branching)

@@ -22,7 +22,7 @@ from foretoken.draft.growth import Growth
 from foretoken.draft.gumbel import conditioned, exponential, survivors, without_replacement
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget
 
 
 class StochasticBeam(Growth):
@@ -85,6 +85,7 @@ class LmRsdS(LmDrafter):
     summary = "a small model draws distinct sequences, the beam decides where to branch"
     source = "RSD 2402.14160, RSD-S; Kool et al. 1903.06059"
     emits: ClassVar[Kind] = "without_replacement"
+    grows = StochasticBeam
     verifier = "traversal"
     nodes = 24
 
@@ -92,11 +93,3 @@ class LmRsdS(LmDrafter):
         """How wide the beam is."""
 
         width: int = Field(4, ge=1, le=64, description="nodes of a level")
-
-    options: Options
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return StochasticBeam(budget, generator, greedy, session.warper.eos, self.options.width)

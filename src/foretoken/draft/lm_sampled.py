@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from foretoken.draft.growth import Growth
 from foretoken.draft.gumbel import independent
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import Kind
-from foretoken.types import Budget, Session
 
 
 class Chain(Growth):
@@ -41,11 +39,6 @@ class LmSampled(LmDrafter):
     summary = "a small model draws a chain"
     source = "Leviathan et al. 2211.17192; Chen et al. 2302.01318"
     emits: ClassVar[Kind] = "sampled"
+    grows = Chain
     verifier = "block"
     nodes = 6
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return Chain(budget, generator, greedy, session.warper.eos)

@@ -19,7 +19,7 @@ from torch import Tensor
 from foretoken.draft.growth import Growth
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import DraftTree, Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget
 
 
 class BestFirst(Growth):
@@ -83,6 +83,7 @@ class LmTopK(LmDrafter):
     summary = "a small model's likeliest tree, by joint probability"
     source = "EAGLE-2 2406.16858, sec. 4; OPT-Tree 2406.17276"
     emits: ClassVar[Kind] = "point"
+    grows = BestFirst
     verifier = "walk"
     nodes = 24
 
@@ -90,11 +91,3 @@ class LmTopK(LmDrafter):
         """How wide the beam is."""
 
         width: int = Field(8, ge=1, le=64, description="nodes of a level that may have children")
-
-    options: Options
-
-    def growth(
-        self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
-    ) -> Growth:
-        """See the base class."""
-        return BestFirst(budget, generator, greedy, session.warper.eos, self.options.width)

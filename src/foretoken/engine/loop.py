@@ -8,7 +8,8 @@ from time import perf_counter
 from typing import NamedTuple
 
 from foretoken.commit.commit import commit
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows
 from foretoken.target.base import Job, Target
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Scores, Session, Step

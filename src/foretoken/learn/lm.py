@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from foretoken.errors import ConfigError, ForetokenError
+from foretoken.errors import INTERRUPTED, ConfigError, ForetokenError
 from foretoken.learn.bpe import load_tokenizer, save_tokenizer, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.corpus import Corpus
@@ -38,7 +38,7 @@ class TrainingError(ForetokenError):
 class StoppedError(ForetokenError):
     """Training was asked to stop, and wrote a checkpoint first."""
 
-    exit_code = 130
+    exit_code = INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)

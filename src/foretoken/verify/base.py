@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Verdict
 

@@ -22,14 +22,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.base import Verifier, follow
 from foretoken.verify.siblings import Law, Laws
 
 _ONE = 1e-12  # a weight so near 1 counts as 1: S / (S + 1 - w) would only show rounding
-_NONE = 1e-30  # a weight below counts as 0, so that 1 / w stays within float32
+NONE = 1e-30  # a weight below counts as 0, so that 1 / w stays within float32
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def weigh(tree: DraftTree, rows: TargetRows) -> list[_Drafted]:
         p = float(rows.probs(at)[token])
         q = float(law.row[token]) / law.mass if law else 1.0
         weight = min(1.0, weight * p / q) if q > 0.0 else float(p > 0.0)
-        weight = weight if weight > _NONE else 0.0
+        weight = weight if weight > NONE else 0.0
         trunk.append(_Drafted(node, law, weight))
         at, below = node, [] if rows.ends(token) else draws.children[below[0] + 1]
     return trunk

@@ -28,21 +28,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from foretoken.prompt.sampling import Coins, TargetRows
+from foretoken.prompt.chance import Coins
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.base import Verifier
+from foretoken.verify.block import NONE, chance
 from foretoken.verify.siblings import Law, Laws
-
-_ONE = 1e-12  # a weight so near 1 counts as 1: S / (S + 1 - w) would only show rounding
-_NONE = 1e-30  # a weight below counts as 0, so that 1 / w stays within float32
 
 
 class _Place:
     """A node while its children are visited. P is kept up to a factor, beside its mass."""
 
     def __init__(self, node: int, below: Sequence[int], weight: float) -> None:
-        self.node, self.weight = node, weight if weight > _NONE else 0.0
+        self.node, self.weight = node, weight if weight > NONE else 0.0
         self.below = iter(below)  # draws not yet visited
         self.child: tuple[int, Law | None] = (-1, None)  # token and law of the one being visited
         self.drawn: list[int] = []  # tokens of the rejected children that were drawn
@@ -71,12 +70,8 @@ class _Place:
         else:
             self.drawn.append(token)
             mass = self._take_off(self._row, law)
-        if 1.0 - self.weight >= _ONE:
-            owed = self.weight * mass / self._mass
-            self.weight = owed / (owed + 1.0 - self.weight)
-        else:
-            self.weight = 1.0
-        if self.weight <= _NONE or mass == 0.0:  # with weight 1, by rounding alone
+        self.weight = chance(self.weight * mass / self._mass, self.weight)
+        if self.weight <= NONE or mass == 0.0:  # with weight 1, by rounding alone
             self.below = iter(())
         self._mass = mass
 

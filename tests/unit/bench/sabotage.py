@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foretoken.prompt.sampling import PositionRandom, TargetRows
+from foretoken.prompt.chance import PositionRandom
+from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import DraftTree
 from foretoken.types import Verdict
 from foretoken.verify.walk import Walk

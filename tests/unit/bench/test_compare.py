@@ -13,7 +13,7 @@ from foretoken.bench.compare import (
     first_difference,
     plain_row,
 )
-from foretoken.prompt.sampling import PositionRandom
+from foretoken.prompt.chance import PositionRandom
 from foretoken.types import Sampling
 from tests import tiny
 

@@ -21,7 +21,8 @@ from foretoken.bench.run import measure
 from foretoken.bench.same_trees import same_trees
 from foretoken.draft.lm import LmDrafter
 from foretoken.errors import CapabilityError, ConfigError
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import KINDS, DraftTree
 from foretoken.types import Sampling
 from tests import tiny

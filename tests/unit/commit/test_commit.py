@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from foretoken.commit.commit import commit
 from foretoken.commit.stop import StopRule
-from foretoken.prompt.sampling import PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import DraftTree
 from foretoken.types import Limits, Request, Session, Verdict
 from foretoken.verify.walk import Walk

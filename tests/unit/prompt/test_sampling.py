@@ -12,15 +12,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from transformers.generation import logits_process as hf
 
 from foretoken.errors import ConfigError, ForetokenError
+from foretoken.prompt.chance import Coins, PositionRandom, draw
 from foretoken.prompt.processors import build_chain
-from foretoken.prompt.sampling import (
-    Coins,
-    PositionRandom,
-    TargetRows,
-    Warper,
-    argmax_rows,
-    draw,
-)
+from foretoken.prompt.sampling import TargetRows, Warper, argmax_rows
 from foretoken.tree import DraftTree
 from foretoken.types import Sampling
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Sampling
 from foretoken.verify import block

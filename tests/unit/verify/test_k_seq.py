@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from foretoken.bound.rates import k_seq_factor, k_seq_rate, multi_round
-from foretoken.prompt.sampling import Coins, PositionRandom
+from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.verify import k_seq
 from foretoken.verify.block import Block
 from foretoken.verify.k_seq import KSeq, factor

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.types import Sampling, Verdict
 from foretoken.verify.mixed import Mixed
 from foretoken.verify.siblings import Laws, Left

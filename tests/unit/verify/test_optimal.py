@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foretoken.errors import CapabilityError
-from foretoken.prompt.sampling import Coins, PositionRandom
+from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.tree import DraftTree, Kind
 from foretoken.verify import optimal, transport
 from foretoken.verify.k_seq import KSeq

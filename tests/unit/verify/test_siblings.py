@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from foretoken import registry
-from foretoken.prompt.sampling import Coins, PositionRandom, TargetRows, Warper
+from foretoken.prompt.chance import Coins, PositionRandom
+from foretoken.prompt.sampling import TargetRows, Warper
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Sampling, Verdict
 from foretoken.verify.base import Verifier

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from foretoken.prompt.sampling import Coins, PositionRandom
+from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.threshold import Threshold

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foretoken.prompt.sampling import Coins, PositionRandom
+from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.tree import KINDS, DraftTree, Kind
 from foretoken.types import Verdict
 from foretoken.verify.token import Token
