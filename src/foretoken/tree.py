@@ -47,13 +47,18 @@ class DraftTree:
     kind: Kind = "point"
     dist: Tensor | None = None  # [m, V] full draft rows, where the rule needs them
     dist_row: Sequence[int] = ()  # [n] row of `dist` that node i was drawn from; -1: it was fixed
-    sources: Sequence[str] = field(default=())  # [n] who proposed it, for explanations
+    sources: Sequence[str] = field(default=())  # [n] who proposed it: names joined by "+"
     draw_nodes: Sequence[int] = ()  # [d] node of each draw, "sampled" with repeats only
     draw_parents: Sequence[int] = ()  # [d] draw below which it was drawn, -1 is the root
+    # [n] what stands behind a node, as a small class of the drafter's own (length of the match, how
+    # often it was seen ...); whoever calibrates keeps the classes apart. () is all 0
+    evidence: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         n = len(self.tokens)
-        if len(self.parents) != n or any(len(x) not in (0, n) for x in (self.q, self.dist_row)):
+        if len(self.parents) != n or any(
+            len(x) not in (0, n) for x in (self.q, self.dist_row, self.sources, self.evidence)
+        ):
             raise ValueError(f"ragged draft: {n} tokens, {len(self.parents)} parents")
         if len(self.draw_nodes) != len(self.draw_parents):
             raise ValueError("ragged draft: every draw needs a node and a parent")
@@ -171,6 +176,7 @@ class DraftTree:
             self.dist,
             _pick(self.dist_row, order),
             _pick(self.sources, order),
+            evidence=_pick(self.evidence, order),
         )
 
     def first(self, nodes: int) -> DraftTree:

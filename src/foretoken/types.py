@@ -160,6 +160,7 @@ class Budget:
     # no fixed node whose joint draft probability is lower; below such a drawn one, nothing hangs
     # (a drawn node may not go for its own probability)
     min_prob: float = 0.0
+    way: str = ""  # which of `Drafter.ways` to draft in; "" is the drafter's fullest
 
 
 @dataclass(frozen=True)
@@ -168,16 +169,23 @@ class Scores:
 
     logits: Tensor  # [n+1, V] float; row 0 follows the root, row i+1 follows node i
     hidden: Mapping[str, Tensor] = field(default_factory=dict)  # named points -> [n+1, H]
+    # [n+1] whether the row is the model's; () is all. A replayed trace knows the rows of the text
+    # that was written and no others: nobody may learn from the unknown ones
+    known: Sequence[bool] = ()
 
     def top(self, m: int) -> tuple[list[list[int]], list[list[float]]]:
         """The m likeliest tokens of every row and their probabilities at temperature 1, best
-        first: two lists of shape [n+1, m]. Cached, so that many observers cost one."""
+        first: two lists of shape [n+1, m]; empty lists for rows that are not known. Cached, so that
+        many observers cost one."""
         cached = self._tops.get(m)
         if cached is None:
             ids = self.logits.topk(min(m, self.logits.shape[-1]), dim=-1).indices
             # log_softmax is vectorised on a CPU, logsumexp is not
             logprobs = torch.log_softmax(self.logits.float(), dim=-1).gather(-1, ids)
-            cached = self._tops[m] = (ids.tolist(), logprobs.exp().tolist())
+            tokens, probs = ids.tolist(), logprobs.exp().tolist()
+            for row in [i for i, known in enumerate(self.known) if not known]:
+                tokens[row], probs[row] = [], []
+            cached = self._tops[m] = (tokens, probs)
         return cached
 
     @cached_property

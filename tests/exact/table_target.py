@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from time import perf_counter
 
 import torch
 from torch import Tensor
@@ -78,6 +79,9 @@ class TableTarget:
 
     def wait(self) -> None:
         """Nothing runs."""
+
+    def now(self) -> float:
+        return perf_counter()
 
 
 @cache

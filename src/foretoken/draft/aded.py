@@ -16,7 +16,6 @@ a server must name them. "request" and "session" are the same here, one request 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from foretoken.draft.aded_store import Store
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.best_first import best_first
 from foretoken.draft.ngram_index import NgramIndex, copied
+from foretoken.draft.scopes import Scope, Scopes
 from foretoken.draft.trigram_table import TrigramTable
 from foretoken.errors import ArtifactError
 from foretoken.tree import EMPTY, DraftTree
@@ -53,9 +53,7 @@ class Aded(Drafter):
 
         mode: Literal["best_first", "reference"] = "best_first"
         table: Path | None = Field(None, description="None: the model's own, else start empty")
-        scope: Literal["request", "session", "tenant", "process"] = Field(
-            "tenant", description="who shares what is learned"
-        )
+        scope: Scope = Field("tenant", description="who shares what is learned")
         update: Literal["distribution", "count", "both", "off"] = Field(
             "distribution", description='mode "reference" knows its own update and "off"'
         )
@@ -93,12 +91,11 @@ class Aded(Drafter):
             options.reference_keep,
         )
         self._eos = frozenset(context.eos)
-        self._stores: OrderedDict[int | str, Store] = OrderedDict()  # the last one begun comes last
+        self._stores = Scopes(options.scope, self._new_store, options.max_rows)
 
     def begin(self, session: Session) -> None:
         """Find the store of the session's scope and count the prompt."""
-        store = self._store(self._scope(session))
-        store.users += 1
+        store = self._stores.open(session)
         session.memo[self.name] = (store, NgramIndex(3))
         if self._reference:
             self._bump_window(store, session)
@@ -140,21 +137,14 @@ class Aded(Drafter):
 
     def end(self, session: Session) -> None:
         """Forget the session; idle stores together keep at most `max_rows` rows."""
-        store, _ = session.memo.pop(self.name)
-        store.users -= 1
-        if self.options.scope in ("request", "session"):
-            del self._stores[session.index]
-        total = sum(len(s.overlay) for s in self._stores.values())
-        for key in [k for k, s in self._stores.items() if not s.users and s is not store]:
-            if total <= self.options.max_rows:
-                break
-            total -= len(self._stores.pop(key).overlay)
+        del session.memo[self.name]
+        self._stores.close(session)
 
     def state(self) -> dict[str, Any]:
         """Learned rows by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if self.options.scope in ("request", "session"):
+        if not self._stores.lasting:
             return {}
-        stores = {str(key): store.state() for key, store in self._stores.items()}
+        stores = {str(key): store.state() for key, store in self._stores}
         return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
 
     def load(self, state: dict[str, Any]) -> None:
@@ -167,7 +157,7 @@ class Aded(Drafter):
                 f"is {self.context.tokenizer_hash}"
             )
         for key, rows in state["stores"].items():
-            self._store(key).load(rows)
+            self._stores.get(key).load(rows)
 
     def _open_base(self) -> TrigramTable | None:
         path = self.options.table
@@ -183,20 +173,9 @@ class Aded(Drafter):
             )
         return table
 
-    def _scope(self, session: Session) -> int | str:
-        scope = self.options.scope
-        if scope == "tenant":
-            return session.request.tenant
-        return "" if scope == "process" else session.index
-
-    def _store(self, key: int | str) -> Store:
-        if key not in self._stores:
-            options = self.options
-            self._stores[key] = Store(
-                self.base, options.max_rows, options.max_successors, options.decay
-            )
-        self._stores.move_to_end(key)
-        return self._stores[key]
+    def _new_store(self) -> Store:
+        options = self.options
+        return Store(self.base, options.max_rows, options.max_successors, options.decay)
 
     def _learn_rows(self, store: Store, session: Session, step: Step) -> None:
         """Row (token before, token) learns the target's row after it; committed ones come last, so

@@ -28,10 +28,12 @@ class Store:
     ) -> None:
         self.base, self.max_successors, self.decay = base, max_successors, decay
         self.overlay = Overlay(max_rows)
-        self.users = 0  # sessions that are open on it
         self.heavy = False  # whether weights may sum to more than 1: once something was bumped
         self._learned = self.overlay.get
         self._tries: OrderedDict[tuple[int, ...], int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.overlay)
 
     def row(self, a: int, b: int) -> Row:
         """The pair's row, else the back-off row of b; probabilities sum to at most 1."""

@@ -34,10 +34,14 @@ class Drafter(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]  # one line for `foretoken methods`
     source: ClassVar[str]  # paper, section
-    needs: ClassVar[frozenset[str]] = frozenset({"tokens"})  # tokens logits hidden:* prediction
-    emits: ClassVar[Kind] = "point"
-    verifier: ClassVar[str] = "walk"  # the rule when the user names none; must accept `emits`
-    nodes: ClassVar[int] = 16  # budget when the user gives none
+    # the next four are the class's, or an instance's where its options decide them
+    needs: frozenset[str] = frozenset({"tokens"})  # tokens logits hidden:* prediction
+    emits: Kind = "point"
+    verifier: str = "walk"  # the rule when the user names none; must accept `emits`
+    nodes: int = 16  # budget when the user gives none
+    runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own
+    # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
+    ways: Sequence[str] = ("",)
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables
 
     class Options(types.Options):
@@ -59,13 +63,14 @@ class Drafter(ABC):
         return [self.propose(session, budget) for session, budget in asked]
 
     def observe(self, session: Session, step: Step) -> None:
-        """The outcome of a step that this drafter proposed in; rejected nodes carry news too."""
+        """The outcome of a step; rejected nodes carry news too. `step.tree` is what was scored:
+        the proposal, a part of it, nothing, or a tree that other drafters had a share in."""
 
     def end(self, session: Session) -> None:
         """A session ended, for whatever reason. Called once for every `begin`."""
 
     def state(self) -> dict[str, Any]:
-        """What was learned and may outlive the process; {} if nothing."""
+        """What was learned and may outlive the process, JSON-ready; {} if nothing."""
         return {}
 
     def load(self, state: dict[str, Any]) -> None:

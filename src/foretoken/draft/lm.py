@@ -57,6 +57,7 @@ class LmDrafter(Drafter):
 
     grows: ClassVar[type[Growth]]  # takes the form's own options by name
     nodes = 6
+    runs_model = True
 
     class Options(types.Options):
         """Which model, how deep, how sharp."""
@@ -234,5 +235,5 @@ class Lm(LmDrafter):
     name = "lm"
     summary = "a small model of the same vocabulary drafts its likeliest chain"
     source = "Leviathan et al. 2211.17192, sec. 2; Chen et al. 2302.01318, with greedy drafts"
-    emits: ClassVar[Kind] = "point"
+    emits: Kind = "point"
     grows = GreedyChain

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -88,7 +87,7 @@ class LmGreedyK(LmDrafter):
     name = "lm-greedy-k"
     summary = "a small model's likeliest tokens, and one drawn from the others"
     source = "Optimal MDSD 2502.18779, greedy drafting"
-    emits: ClassVar[Kind] = "mixed"
+    emits: Kind = "mixed"
     grows = LikeliestAndDrawn
     verifier = "traversal"
     nodes = 24

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -74,7 +73,7 @@ class LmIidK(LmDrafter):
     name = "lm-iid-k"
     summary = "a small model draws K independent sequences"
     source = "SpecTr 2310.15141"
-    emits: ClassVar[Kind] = "sampled"
+    emits: Kind = "sampled"
     grows = Sequences
     verifier = "k-seq"
     nodes = 24

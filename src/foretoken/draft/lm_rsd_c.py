@@ -9,7 +9,7 @@ A budget that ends within a level is shared out evenly, before that level is dra
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -79,7 +79,7 @@ class LmRsdC(LmDrafter):
     name = "lm-rsd-c"
     summary = "a small model draws distinct siblings, so many per level"
     source = "RSD 2402.14160, RSD-C"
-    emits: ClassVar[Kind] = "without_replacement"
+    emits: Kind = "without_replacement"
     grows = Branching
     verifier = "traversal"
     nodes = 21

@@ -11,7 +11,6 @@ Cost: one forward of the drafter per level, over at most `width` nodes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -84,7 +83,7 @@ class LmRsdS(LmDrafter):
     name = "lm-rsd-s"
     summary = "a small model draws distinct sequences, the beam decides where to branch"
     source = "RSD 2402.14160, RSD-S; Kool et al. 1903.06059"
-    emits: ClassVar[Kind] = "without_replacement"
+    emits: Kind = "without_replacement"
     grows = StochasticBeam
     verifier = "traversal"
     nodes = 24

@@ -6,8 +6,6 @@ a chain. Cost: one forward of the drafter per token. Options: see `lm`.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from foretoken.draft.growth import Growth
@@ -38,7 +36,7 @@ class LmSampled(LmDrafter):
     name = "lm-sampled"
     summary = "a small model draws a chain"
     source = "Leviathan et al. 2211.17192; Chen et al. 2302.01318"
-    emits: ClassVar[Kind] = "sampled"
+    emits: Kind = "sampled"
     grows = Chain
     verifier = "block"
     nodes = 6

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -82,7 +81,7 @@ class LmTopK(LmDrafter):
     name = "lm-top-k"
     summary = "a small model's likeliest tree, by joint probability"
     source = "EAGLE-2 2406.16858, sec. 4; OPT-Tree 2406.17276"
-    emits: ClassVar[Kind] = "point"
+    emits: Kind = "point"
     grows = BestFirst
     verifier = "walk"
     nodes = 24

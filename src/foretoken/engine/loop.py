@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple
@@ -21,7 +21,7 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     All drafts are made, then one call of the target scores them all, then each is judged by its
     own session's rule. A session that is finished afterwards has its `finish_reason` set.
     """
-    clock = Clock()
+    clock = Clock(target.now)
     drafts = draft(target, sessions)
     drafted = clock.lap() / len(sessions)
     jobs = [
@@ -32,7 +32,7 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     rows = sum(len(job.fresh) + len(job.tree) for job in jobs)
     target.wait()
     scored = clock.lap() / len(sessions)
-    shared = Shared(drafted, scored, len(sessions), rows)
+    shared = Shared(drafted, scored, len(sessions), rows, target.now)
     return [
         judge(session, budget, tree, row, shared)
         for session, (budget, tree), row in zip(sessions, drafts, scores, strict=True)
@@ -42,7 +42,7 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
 def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, DraftTree]]:
     """Ask the policies, then each drafter once for all its sessions.
 
-    The policy may cut what was proposed, if that cannot bias the draft (kind "point").
+    A policy may cut what was proposed, where that cannot bias the draft (kind "point").
     """
     budgets = [allowance(target, session) for session in sessions]
     trees = [EMPTY] * len(sessions)
@@ -51,8 +51,13 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
         mine = [i for i in asked if sessions[i].drafter is drafter]
         drafts = drafter.propose_batch([(sessions[i], budgets[i]) for i in mine])
         for i, tree in zip(mine, drafts, strict=True):
-            point = tree.kind == "point"
-            trees[i] = tree.first(sessions[i].policy.cut(sessions[i], tree)) if point else tree
+            trees[i] = tree
+    fixed = [i for i in asked if len(trees[i]) and trees[i].kind == "point"]
+    for policy in dict.fromkeys(sessions[i].policy for i in fixed):
+        mine = [i for i in fixed if sessions[i].policy is policy]
+        cut = policy.cut_batch([(sessions[i], trees[i]) for i in mine])
+        for i, tree in zip(mine, cut, strict=True):
+            trees[i] = tree
     return list(zip(budgets, trees, strict=True))
 
 
@@ -74,7 +79,7 @@ def judge(
     shared: Shared,
 ) -> Step:
     """Judge, commit, observe: what follows the forward, for one session."""
-    clock = Clock()
+    clock = Clock(shared.now)
     context, fresh = len(session.tokens), len(session.tokens) - session.cache.length
     rows = TargetRows(scores.logits, tree, session.tokens, session.warper)
     coins = Coins(PositionRandom(session.request.sampling.seed), context)
@@ -99,16 +104,17 @@ class Shared(NamedTuple):
     scored: float
     batch: int
     rows: int
+    now: Callable[[], float] = perf_counter
 
 
 class Clock:
     """Seconds between laps."""
 
-    def __init__(self) -> None:
-        self._last = perf_counter()
+    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
+        self._now, self._last = now, now()
 
     def lap(self) -> float:
         """Seconds since the last lap."""
-        now = perf_counter()
+        now = self._now()
         spent, self._last = now - self._last, now
         return spent

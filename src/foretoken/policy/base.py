@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from foretoken import types
@@ -30,9 +31,24 @@ class Policy(ABC):
     def budget(self, session: Session) -> Budget:
         """How much the drafter may propose now."""
 
-    def cut(self, session: Session, tree: DraftTree) -> int:  # noqa: ARG002
-        """How many of the proposed nodes, in their order, to have scored (kind "point" only)."""
-        return len(tree)
+    def cut(self, session: Session, tree: DraftTree) -> DraftTree:  # noqa: ARG002
+        """What to have scored of a draft: a part of it, the empty tree for a plain step.
+
+        Asked for kind "point" only: which drawn nodes are dropped must not depend on what was
+        drawn (methods/length-policies.md, U0), so the loop does not let a policy choose there.
+        """
+        return tree
+
+    def cut_batch(self, asked: Sequence[tuple[Session, DraftTree]]) -> list[DraftTree]:
+        """`cut` for the sessions of one step, whose rows share one forward."""
+        return [self.cut(session, tree) for session, tree in asked]
 
     def observe(self, session: Session, step: Step) -> None:
         """The outcome of a step, with its seconds."""
+
+    def state(self) -> dict[str, Any]:
+        """What was learned and may outlive the process, JSON-ready; {} if nothing."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""

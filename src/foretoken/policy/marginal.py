@@ -60,11 +60,11 @@ class Marginal(Policy):
         """Propose up to the options; `cut` decides with the draft's own probabilities."""
         return Budget(self._nodes, self.options.depth)
 
-    def cut(self, session: Session, tree: DraftTree) -> int:
+    def cut(self, session: Session, tree: DraftTree) -> DraftTree:
         """The best number of leading nodes."""
         curve = self.curve
         if curve is None or not tree.q:
-            return len(tree)
+            return tree
         context, batch = len(session.tokens), self._batch
         rate = self._rate(curve(batch, context) / batch)
         value, best, taken = 1.0 - rate * curve(batch, context) / batch, 0.0, 0
@@ -74,7 +74,7 @@ class Marginal(Policy):
             value = 1.0 + expected - rate * curve(batch * (n + 1), context) / batch
             if value - start > best:
                 best, taken = value - start, n
-        return taken
+        return tree.first(taken)
 
     def _rate(self, plain_seconds: float) -> float:
         """Tokens per second of late; before there is any, those of plain decoding."""

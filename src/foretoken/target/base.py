@@ -93,3 +93,6 @@ class Target(Protocol):
 
     def wait(self) -> None:
         """Return when all work that was started is done (for clocks; a CPU has nothing to do)."""
+
+    def now(self) -> float:
+        """Seconds of the clock that steps are timed by: the wall's, but for a replayed model."""

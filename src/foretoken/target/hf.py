@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -147,6 +148,10 @@ class HFTarget:
         """See `Target`."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def now(self) -> float:
+        """See `Target`."""
+        return perf_counter()
 
     @staticmethod
     def _slot(job: Job) -> SlotCache:
