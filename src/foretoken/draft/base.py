@@ -40,6 +40,7 @@ class Drafter(ABC):
     verifier: str = "walk"  # the rule when the user names none; must accept `emits`
     nodes: int = 16  # budget when the user gives none
     runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own
+    calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables

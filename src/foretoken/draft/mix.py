@@ -1,0 +1,256 @@
+"""mix: several drafters propose into one tree; what each says is calibrated while it runs.
+
+Every source drafts as it would alone; equal paths are drafted once and carry the names of all who
+proposed them. `candidates.Judge` turns what the sources say (their q, their evidence, the depth,
+the last step's luck) into probabilities that the target goes this way, siblings together at most 1,
+so that the best tree of n nodes is simply the n likeliest ones (methods/length-policies.md, U2-U4).
+It learns from all candidates below scored nodes, drafted or not, rejected or not.
+
+Exact: fixed children stay fixed, and drawn ones stay drawn. One source may draw (kind
+"without_replacement" or "mixed"): its nodes are all kept and stand first among their siblings; how
+many fixed ones there are is settled before anything is drawn, and a fixed child equal to a drawn
+sibling goes (after a rejection it could not stand anyway: methods/rasd.md, section 4).
+Source: own, after methods/modelfree-extras.md ("design conclusion") and RASD (2503.03434, fusion).
+Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
+the way "all" and left out in the way "free", so that a policy may save their time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+from pydantic import Field, field_validator
+
+from foretoken import registry, types
+from foretoken.draft.base import Context, Drafter
+from foretoken.draft.candidates import Candidates, Judge
+from foretoken.errors import ConfigError
+from foretoken.tree import EMPTY, DraftTree
+from foretoken.types import Budget, Session, Step
+
+SOURCES = ("aded", "suffix", "token-recycling", "predicted")
+DRAWN = ("without_replacement", "mixed")
+LABELS = 8  # likeliest tokens of a row that give labels; the rest counts as 0
+
+
+class Mix(Drafter):
+    """The sources' union under one budget."""
+
+    name = "mix"
+    summary = "several drafters in one tree, calibrated while it runs"
+    source = "own; fusion after RASD 2503.03434, calibration after length-policies.md U2-U4"
+    calibrated = True
+    nodes = 32
+
+    class Options(types.Options):
+        """Who proposes."""
+
+        sources: tuple[str, ...] = Field(
+            SOURCES, min_length=1, description="drafters, joined by commas or +"
+        )
+        source_options: Mapping[str, Mapping[str, Any]] = Field(
+            default_factory=dict, description='by source: {"aded": {"table": ...}}; JSON in a shell'
+        )
+        least: float = Field(
+            0.01, ge=0.0, le=1.0, description="joint probability below which no source is asked"
+        )
+
+        @field_validator("sources", mode="before")
+        @classmethod
+        def _split(cls, value: Any) -> Any:
+            return tuple(value.replace("+", ",").split(",")) if isinstance(value, str) else value
+
+        @field_validator("source_options", mode="before")
+        @classmethod
+        def _parse(cls, value: Any) -> Any:
+            return json.loads(value) if isinstance(value, str) else value
+
+    def __init__(self, options: Any, context: Context) -> None:
+        super().__init__(options, context)
+        self.options: Mix.Options = options
+        self.parts = self._parts(options, context)
+        self.judge = Judge([part.name for part in self.parts])
+        self.needs = frozenset().union(*(part.needs for part in self.parts))
+        self.ways = ("free", "all") if len({p.runs_model for p in self.parts}) == 2 else ("",)
+        self._drawn = [i for i, part in enumerate(self.parts) if part.emits != "point"]
+        if self._drawn:
+            self.emits, self.verifier = "mixed", "mixed"
+
+    def _parts(self, options: Any, context: Context) -> list[Drafter]:
+        """The sources, each with its options. Raises ConfigError for sets that cannot be."""
+        from foretoken.engine.build import options as checked
+
+        names = options.sources
+        given = dict(options.source_options)
+        if unknown := set(given) - set(names):
+            raise ConfigError(
+                "mix.source_options", sorted(unknown)[0], f"one of {', '.join(names)}"
+            )
+        if len(set(names)) < len(names):
+            raise ConfigError("mix.sources", ",".join(names), "every source once")
+        classes = {name: registry.find("drafter", name) for name in names}
+        for name, cls in classes.items():
+            if issubclass(cls, Mix) or not cls.nodes:
+                raise ConfigError("mix.sources", name, "drafters that propose and are no mixture")
+            if cls.emits == "sampled":
+                raise ConfigError("mix.sources", name, f"kinds point, {' or '.join(DRAWN)}")
+        if len([n for n, cls in classes.items() if cls.emits in DRAWN]) > 1:
+            raise ConfigError("mix.sources", ",".join(names), "one source that draws at most")
+        return [
+            cls(checked(cls.Options, given.get(name, {}), name), context)
+            for name, cls in classes.items()
+        ]
+
+    def begin(self, session: Session) -> None:
+        """Begin every source; if one cannot, those that did are ended again."""
+        begun: list[Drafter] = []
+        try:
+            for part in self.parts:
+                part.begin(session)
+                begun.append(part)
+        except BaseException:
+            for part in begun:
+                part.end(session)
+            raise
+        session.memo[self.name] = _Memory()
+
+    def propose(self, session: Session, budget: Budget) -> DraftTree:
+        """`propose_batch` of one."""
+        return self.propose_batch([(session, budget)])[0]
+
+    def propose_batch(self, asked: Sequence[tuple[Session, Budget]]) -> list[DraftTree]:
+        """Each source once for all sessions, then a tree for each session."""
+        drafts: list[dict[int, DraftTree]] = [{} for _ in asked]
+        for i, part in enumerate(self.parts):
+            mine = [
+                k for k, (_, budget) in enumerate(asked)
+                if budget.nodes > 0 and budget.depth > 0
+                and not (part.runs_model and budget.way == "free")
+            ]  # fmt: skip
+            if mine:
+                trees = part.propose_batch([(asked[k][0], self._share(asked[k][1])) for k in mine])
+                for k, tree in zip(mine, trees, strict=True):
+                    drafts[k][i] = tree
+        return [
+            self._merged(session, budget, trees)
+            for (session, budget), trees in zip(asked, drafts, strict=True)
+        ]
+
+    def _share(self, budget: Budget) -> Budget:
+        """What each source may propose: all, or half where one draws and nothing of it may go."""
+        if self._drawn:
+            return replace(budget, nodes=budget.nodes // 2)
+        return replace(budget, min_prob=max(budget.min_prob, self.options.least))
+
+    def _merged(self, session: Session, budget: Budget, drafts: dict[int, DraftTree]) -> DraftTree:
+        memory: _Memory = session.memo[self.name]
+        candidates = Candidates(memory.luck)
+        for i, tree in drafts.items():
+            if i not in self._drawn and len(tree):
+                candidates.add(i, tree)
+        candidates.weigh(self.judge)
+        memory.context, memory.candidates = len(session.tokens), candidates
+        drawn = next((drafts[i] for i in self._drawn if i in drafts), EMPTY)
+        room = replace(budget, nodes=budget.nodes - budget.nodes // 2) if self._drawn else budget
+        fixed = self._tree(candidates, candidates.best(room, self.context.eos))
+        return fused(drawn, fixed, self.parts[self._drawn[0]].name) if len(drawn) else fixed
+
+    def _tree(self, candidates: Candidates, order: Sequence[int]) -> DraftTree:
+        new = {node: i for i, node in enumerate(order)}
+        new[-1] = -1
+        names = self.judge.names
+        return DraftTree(
+            [candidates.tokens[node] for node in order],
+            [new[candidates.parents[node]] for node in order],
+            [candidates.p[node] for node in order],
+            sources=[candidates.sources(node, names) for node in order],
+        )
+
+    def observe(self, session: Session, step: Step) -> None:
+        """Every source sees the step; then the candidates below scored nodes get their labels."""
+        for part in self.parts:
+            part.observe(session, step)
+        memory: _Memory = session.memo[self.name]
+        candidates, memory.candidates = memory.candidates, None
+        memory.luck = step.committed.accepted
+        if candidates is not None and memory.context == step.context and len(candidates):
+            candidates.learn(self.judge, step, cache(partial(labels, session, step)))
+
+    def end(self, session: Session) -> None:
+        """End every source."""
+        session.memo.pop(self.name, None)
+        for part in self.parts:
+            part.end(session)
+
+    def state(self) -> dict[str, Any]:
+        """The judge's and the sources' state."""
+        parts = {part.name: state for part in self.parts if (state := part.state())}
+        return {"judge": self.judge.state(), "parts": parts}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        if not state:
+            return
+        self.judge.load(state["judge"])
+        for part in self.parts:
+            if part.name in state["parts"]:
+                part.load(state["parts"][part.name])
+
+
+class _Memory:
+    """Per session: the last proposal and the last step's luck."""
+
+    def __init__(self) -> None:
+        self.context = -1
+        self.candidates: Candidates | None = None
+        self.luck = 0
+
+
+def labels(session: Session, step: Step) -> list[dict[int, float]]:
+    """[n+1] token -> probability that the target would write it; {} for a row that is not known.
+
+    For greedy text the argmax has 1. For drawn text the likeliest tokens at the request's
+    temperature; other processing is left out: a label steers drafting, never the text.
+    """
+    temperature = session.request.sampling.temperature
+    tokens, probs = step.scores.top(LABELS)
+    if temperature == 0.0:
+        return [{row[0]: 1.0} if row else {} for row in tokens]
+    if temperature > 1.0:  # the tail matters: the head's share must be counted from whole rows
+        head = torch.softmax(step.scores.logits.float() / temperature, dim=-1)
+        at = [row or [0] * LABELS for row in tokens]
+        found = head.gather(-1, torch.tensor(at, device=head.device)).tolist()
+        return [dict(zip(t, p, strict=False)) for t, p in zip(tokens, found, strict=True)]
+    out = []
+    for row, chances in zip(tokens, probs, strict=True):
+        powers = [p ** (1.0 / temperature) for p in chances]
+        total = max(sum(powers), 1e-30) if temperature < 1.0 else 1.0
+        out.append({t: p / total for t, p in zip(row, powers, strict=True)})
+    return out
+
+
+def fused(drawn: DraftTree, fixed: DraftTree, name: str) -> DraftTree:
+    """Both trees in one of kind "mixed": drawn nodes first, then the fixed ones that are new."""
+    tokens, parents = list(drawn.tokens), list(drawn.parents)
+    q = list(drawn.q) if drawn.q else [0.5] * len(drawn)
+    rows = list(drawn.dist_row) if drawn.dist_row else [-1] * len(drawn)
+    sources = [name] * len(drawn)
+    index = {(p, t): i for i, (p, t) in enumerate(zip(parents, tokens, strict=True))}
+    new = {-1: -1}
+    for i, (parent, token) in enumerate(zip(fixed.parents, fixed.tokens, strict=True)):
+        at = index.setdefault((new[parent], token), len(tokens))
+        if at == len(tokens):
+            tokens.append(token)
+            parents.append(new[parent])
+            q.append(fixed.q[i])
+            rows.append(-1)
+            sources.append(fixed.sources[i])
+        elif fixed.sources[i] not in sources[at]:
+            sources[at] += "+" + fixed.sources[i]
+        new[i] = at
+    return DraftTree(tokens, parents, q, "mixed", drawn.dist, rows, sources)

@@ -1,0 +1,209 @@
+"""cost-model: the best number of nodes, no drafting that does not pay, and calibrated promises."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foretoken.policy.cost_model import CostModel
+from foretoken.target.cost import CostCurve
+from foretoken.tree import DraftTree
+
+
+def curve(*points):
+    """Seconds of 1, 2, 3 ... rows."""
+    return CostCurve(rows=tuple(range(1, len(points) + 1)), contexts=(1,), seconds=(points,))
+
+
+FREE = curve(1.0, 1.0)
+DEAR = curve(1.0, 3.0, 5.0)
+
+
+def policy(shape, **options):
+    return CostModel(CostModel.Options(nodes=32, **options), shape)
+
+
+def session(calibrated=True, **drafter):
+    told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point", **drafter}
+    return SimpleNamespace(
+        tokens=[0] * 50, memo={}, drafter=SimpleNamespace(calibrated=calibrated, **told)
+    )
+
+
+def outcome(tree, accepted, seconds=1.0, draft=0.0, batch=1, bonus=-1):
+    return SimpleNamespace(
+        tree=tree, batch=batch, fresh=1, context=50, rows=batch + len(tree),
+        verdict=SimpleNamespace(path=tuple(range(accepted)), bonus=bonus),
+        committed=SimpleNamespace(tokens=[0] * (accepted + 1)),
+        seconds={"draft": draft, "target": seconds, "verify": 0.0},
+    )  # fmt: skip
+
+
+def chain(*q):
+    return DraftTree.chain(list(range(len(q))), list(q))
+
+
+@st.composite
+def trees(draw):
+    n = draw(st.integers(1, 9))
+    parents = [draw(st.integers(-1, i - 1)) for i in range(n)]
+    q = [draw(st.floats(0.05, 0.95)) for _ in range(n)]
+    return DraftTree(list(range(n)), parents, q)
+
+
+@settings(max_examples=60)
+@given(tree=trees(), steps=st.lists(st.floats(0.0, 0.6), min_size=10, max_size=10))
+def test_the_choice_is_the_best_of_all_subtrees(tree, steps):
+    """Brute force over every subtree, with any rising cost (brief, check 1)."""
+    seconds = [1.0]
+    for step in steps:
+        seconds.append(seconds[-1] + step)
+    kept = policy(curve(*seconds)).cut(session(), tree)
+
+    def value(nodes):
+        return sum(tree.joint[i] for i in nodes) - (seconds[len(nodes)] - 1.0)
+
+    best = 0.0
+    for mask in range(1 << len(tree)):
+        nodes = [i for i in range(len(tree)) if mask >> i & 1]
+        if all(tree.parents[i] < 0 or mask >> tree.parents[i] & 1 for i in nodes):
+            best = max(best, value(nodes))
+    inside = {tuple(tree.tokens[i] for i in tree.path(n)): n for n in range(len(tree))}
+    chosen = [inside[tuple(kept.tokens[i] for i in kept.path(n))] for n in range(len(kept))]
+    assert value(chosen) == pytest.approx(best, abs=1e-9)
+
+
+def test_a_step_in_the_cost_is_crossed_when_it_pays():
+    """The first node costs a bucket of eight and does not pay for it; eight nodes do."""
+    stepped = curve(1.0, *[2.2] * 8, *[3.4] * 8)
+    kept = policy(stepped).cut(session(), chain(*[0.85] * 12))
+    assert len(kept) == 8
+
+
+def test_sessions_are_chosen_for_together():
+    """Rows of a shared forward: the likelier nodes win, whoever they belong to."""
+    shape = curve(1.0, 1.0, 1.0, 1.05, 1.95)  # two sessions, then one node is cheap, two are not
+    one, two = session(), session()
+    kept = policy(shape).cut_batch([(one, chain(0.5)), (two, chain(0.6))])
+    assert [len(tree) for tree in kept] == [1, 1]
+    steep = curve(1.0, 1.0, 1.2, 4.0)
+    kept = policy(steep).cut_batch([(one, chain(0.5)), (two, chain(0.6))])
+    assert [len(tree) for tree in kept] == [0, 1]
+
+
+def test_promises_that_are_not_kept_count_less():
+    learned, s = policy(curve(1.0, 1.4)), session(calibrated=False)
+    assert len(learned.cut(s, chain(0.6))) == 1
+    for _ in range(40):
+        learned.budget(s)
+        tree = learned.cut(s, chain(0.6))
+        learned.observe(s, outcome(tree, 0, 1.4 if len(tree) else 1.0))
+    kept = learned.cut(session(calibrated=False), chain(0.6))
+    assert len(kept) == 0
+
+
+def test_the_cut_carries_the_probabilities_it_was_made_by():
+    learned, s = policy(FREE), session(calibrated=False)
+    for _ in range(60):
+        learned.budget(s)
+        learned.observe(s, outcome(learned.cut(s, chain(0.9)), 0))
+    kept = learned.cut(s, chain(0.9))
+    assert not kept.q or kept.q[0] < 0.3
+
+
+def test_a_dear_drafter_that_never_hits_is_asked_seldom():
+    p, s, asked = policy(FREE), session(), 0
+    for _ in range(400):
+        budget = p.budget(s)
+        asked += budget.nodes > 0
+        spent = 0.5 if budget.nodes else 0.0
+        p.observe(s, outcome(DraftTree(), 0, 1.0, spent))
+    assert asked < 30
+
+
+def test_a_cheap_drafter_is_always_asked():
+    p, s = policy(DEAR), session()
+    for _ in range(100):
+        assert p.budget(s).nodes == 32
+        p.observe(s, outcome(DraftTree(), 0, 1.0, 0.001))
+
+
+def test_drafting_comes_back_when_the_text_turns_easy():
+    p, s = policy(curve(1.0, 1.5)), session(calibrated=False)
+
+    def run(steps, stands):
+        tokens = 0
+        for _ in range(steps):
+            tree = p.cut(s, chain(0.8)) if p.budget(s).nodes else DraftTree()
+            accepted = int(stands and len(tree) > 0)
+            bonus = 0 if stands and not accepted else -1  # the text goes where the draft would have
+            seconds = 1.5 if len(tree) else 1.0
+            p.observe(s, outcome(tree, accepted, seconds, 0.002, bonus=bonus))
+            tokens += accepted
+        return tokens
+
+    assert run(300, stands=False) == 0
+    run(200, stands=True)
+    assert run(100, stands=True) > 90
+
+
+@pytest.mark.parametrize("drafts", ["point", "without_replacement"])
+def test_every_window_keeps_its_bound_whatever_is_drafted(drafts):
+    """Nothing ever stands: time stays within (1 + slack) plain + allowance + credit."""
+    p, s = policy(curve(1.0, 1.3, 1.6), slack=0.02), session(emits=drafts)
+    spent = 0.0
+    n = 600
+    for _ in range(n):
+        budget = p.budget(s)
+        tree = DraftTree()
+        if budget.nodes:
+            offered = chain(0.9, 0.9)
+            tree = p.cut(s, offered) if drafts == "point" else chain(*[0.9] * min(2, budget.depth))
+        draft = 0.05 if budget.nodes else 0.0
+        seconds = 1.0 + 0.3 * len(tree)
+        spent += seconds + draft
+        p.observe(s, outcome(tree, 0, seconds, draft))
+    assert spent <= 1.02 * n + 8.0 + 0.5
+    assert spent > n  # it did try
+
+
+def test_the_better_way_is_found():
+    p, s = policy(FREE), session(ways=("free", "all"))
+    asked = {"free": 0, "all": 0}
+    for step in range(400):
+        budget = p.budget(s)
+        if budget.nodes and step > 100:
+            asked[budget.way] += 1
+        draft = 0.5 if budget.way == "all" else 0.001
+        accepted = (3 if budget.way == "all" else 1) if budget.nodes else 0
+        tree = chain(*[0.9] * accepted)
+        p.observe(s, outcome(tree, accepted, 1.0, draft if budget.nodes else 0.0))
+    assert asked["all"] > 4 * asked["free"]
+
+
+def test_a_model_that_drafts_is_given_the_depth_that_pays():
+    p, s, depth = policy(FREE), session(runs_model=True), 0
+    for _ in range(300):
+        budget = p.budget(s)
+        depth = min(budget.depth, 8) if budget.nodes else 0
+        accepted = min(depth, 2)
+        p.observe(s, outcome(chain(*[0.9] * depth), accepted, 1.0, 0.1 * depth))
+    assert depth in (2, 3)
+
+
+def test_reading_a_prompt_teaches_nothing_about_time():
+    p, s = policy(FREE), session()
+    p.budget(s)
+    step = outcome(DraftTree(), 0, 50.0)
+    step.fresh = 400
+    p.observe(s, step)
+    assert p.latency is not None
+    assert p.latency(1, 50) == 1.0
+    assert p._ledger(s).debt.owed == 0.0
+
+
+def test_without_a_curve_everything_is_drafted():
+    p = policy(None)
+    assert p.budget(session()).nodes == 32
+    assert len(p.cut(session(), chain(0.1, 0.1))) == 2
