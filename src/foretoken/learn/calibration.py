@@ -23,6 +23,7 @@ LEAST, MOST = 0.001, 0.995  # probabilities stay within
 _Q_BINS = 24
 _DEPTHS = (0, 0, 1, 2, 2, 3, 3, 3, 3)  # depth -> bucket 1 | 2 | 3-4 | 5 and more
 RATE = 0.03  # step size of the mixing weights
+BASE = -1.5  # log-odds of a token that somebody names, before it is known who
 RIVALS = (0.3, 0.7)  # borders of weak, middling and strong rivals
 
 
@@ -98,13 +99,15 @@ class Mixer:
     def weights(self, sources: int, count: int, rival: float) -> list[float]:
         """Of a pattern. sources: bit mask of those that propose the token; count: how many.
 
-        A source alone is believed; several that agree are more than their mean and less than
-        independent witnesses: 1 / sqrt(count) each, until it is learned.
+        A source alone is believed. Several that agree are more than their mean and less than
+        independent witnesses: 1 / sqrt(count) of each one's log-odds over those of a token that
+        somebody happens to name, until it is learned.
         """
         key = sources * 3 + (rival >= RIVALS[0]) + (rival >= RIVALS[1])
         found = self._weights.get(key)
         if found is None:
-            found = self._weights[key] = [0.0, *[1.0 / math.sqrt(count)] * count]
+            root = math.sqrt(count)
+            found = self._weights[key] = [BASE * (1.0 - root), *[1.0 / root] * count]
         return found
 
     @staticmethod

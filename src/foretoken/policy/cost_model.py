@@ -29,36 +29,15 @@ from foretoken import types
 from foretoken.draft.base import Drafter
 from foretoken.learn.calibration import Reliability, recent
 from foretoken.learn.latency import Latency
+from foretoken.policy.arms import Arm, choose
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
-from foretoken.policy.depths import Depths
 from foretoken.policy.fixed import OWN
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
 WINDOW = 0.01  # weight of the newest step in the rate
-BLEND = 0.05  # weight of the newest step in an arm's averages
-HOPE = 8  # steps that the hope of a new way weighs
-SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
-RARELY = 128  # steps after which a way that does not pay is tried again at the latest
-
-
-@dataclass
-class Arm:
-    """One way of one drafter: what asking it has brought, and what it cost."""
-
-    gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
-    seconds: float = 0.0  # of a proposal
-    asked: int = 0
-    depths: Depths = field(default_factory=Depths)
-
-    def observe(self, gain: float, seconds: float) -> None:
-        """A step in which it was asked."""
-        self.asked += 1
-        share = max(BLEND, 1.0 / (self.asked + HOPE))
-        self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
-        self.gain += share * (gain - self.gain)
 
 
 @dataclass
@@ -114,12 +93,11 @@ class CostModel(Policy):
             ledger.way = ""
             return most
         drafter, plain = session.drafter, self._plain(session)
-        for way in drafter.ways:
-            ledger.idle[way] = ledger.idle.get(way, RARELY) + 1
-        chosen = self._way(ledger, drafter, plain)
+        arms = {way: self._arm(drafter, way) for way in drafter.ways}
+        chosen = choose(arms, ledger.idle, self.options.slack * plain / 2)
         if chosen is None:
             return Budget(0)
-        way, arm = chosen, self._arm(drafter, chosen)
+        way, arm = chosen, arms[chosen]
         if not drafter.runs_model and drafter.emits == "point":
             return self._granted(ledger, way, replace(most, way=way), arm.seconds + plain, plain)
         deepest = min(self.options.depth, self._nodes)
@@ -129,7 +107,7 @@ class CostModel(Policy):
         if not depth:
             arm.gain = min(arm.gain, gain)
             depth = 1
-            if ledger.idle[way] < self._interval(arm, plain):
+            if ledger.idle[way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
         drafting, nodes = depth * arm.depths.seconds, self._nodes
         if (
@@ -148,21 +126,6 @@ class CostModel(Policy):
             return Budget(0)
         ledger.way, ledger.idle[way] = way, 0
         return budget
-
-    def _way(self, ledger: Ledger, drafter: Drafter, plain: float) -> str | None:
-        """The way that has paid best, or another one that is due for a trial."""
-        arms = {way: self._arm(drafter, way) for way in drafter.ways}
-        best = max(arms, key=lambda way: arms[way].gain)
-        for way, arm in arms.items():
-            if way != best and ledger.idle[way] >= max(self._interval(arm, plain), SELDOM):
-                return way
-        due = ledger.idle[best] >= self._interval(arms[best], plain)
-        return best if arms[best].gain > 0 or due else None
-
-    def _interval(self, arm: Arm, plain: float) -> int:
-        """Steps between trials, so that they cost half of the slack."""
-        allowed = self.options.slack * plain / 2
-        return min(int(arm.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:
         """`cut_batch` of one."""

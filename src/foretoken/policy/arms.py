@@ -1,0 +1,54 @@
+"""Which way of drafting to try: the one that has paid best, others now and then.
+
+An arm that does not pay is tried again so seldom that its trials cost a stated share of the time:
+one that costs next to nothing is tried in every step ("in shadow"), a dear one rarely.
+Source: methods/length-policies.md, U9 and U10 (value = tokens - rate x time, not tokens / time).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from foretoken.policy.depths import Depths
+
+BLEND = 0.05  # weight of the newest step in an arm's averages
+HOPE = 8  # steps that the hope of a new way weighs
+SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
+RARELY = 128  # steps after which a way that does not pay is tried again at the latest
+
+
+@dataclass
+class Arm:
+    """One way of one drafter: what asking it has brought, and what it cost."""
+
+    gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
+    seconds: float = 0.0  # of a proposal
+    asked: int = 0
+    depths: Depths = field(default_factory=Depths)
+
+    def interval(self, allowed: float) -> int:
+        """Steps between trials that may cost `allowed` seconds a step on average."""
+        return min(int(self.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
+
+    def observe(self, gain: float, seconds: float) -> None:
+        """A step in which it was asked."""
+        self.asked += 1
+        share = max(BLEND, 1.0 / (self.asked + HOPE))
+        self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
+        self.gain += share * (gain - self.gain)
+
+
+def choose(arms: Mapping[str, Arm], idle: dict[str, int], allowed: float) -> str | None:
+    """The way to ask in now, None for none. idle: steps since a way was asked, counted up here.
+
+    allowed: seconds a step that trials may cost on average.
+    """
+    for way in arms:
+        idle[way] = idle.get(way, RARELY) + 1
+    best = max(arms, key=lambda way: arms[way].gain)
+    for way, arm in arms.items():
+        if way != best and idle[way] >= max(arm.interval(allowed), SELDOM):
+            return way
+    due = idle[best] >= arms[best].interval(allowed)
+    return best if arms[best].gain > 0 or due else None
