@@ -17,7 +17,7 @@ from foretoken.errors import ConfigError
 Role = Literal["drafter", "policy", "verifier"]
 
 # The only names that other parts of the product refer to.
-DEFAULT_METHOD, DEFAULT_POLICY = "aded", "marginal"
+DEFAULT_METHOD, DEFAULT_POLICY = "auto", "cost-model"
 NULL_METHOD, NULL_POLICY = "plain", "fixed"  # never drafts; never adapts
 
 _BUILTIN: dict[Role, dict[str, str]] = {
@@ -25,6 +25,12 @@ _BUILTIN: dict[Role, dict[str, str]] = {
         "plain": "foretoken.draft.plain:Plain",
         "aded": "foretoken.draft.aded:Aded",
         "prompt-lookup": "foretoken.draft.prompt_lookup:PromptLookup",
+        "token-recycling": "foretoken.draft.token_recycling:TokenRecycling",
+        "lookahead": "foretoken.draft.lookahead:Lookahead",
+        "predicted": "foretoken.draft.predicted:Predicted",
+        "auto": "foretoken.draft.auto:Auto",
+        "mix": "foretoken.draft.mix:Mix",
+        "rest": "foretoken.draft.rest:Rest",
         "lm": "foretoken.draft.lm:Lm",
         "lm-sampled": "foretoken.draft.lm_sampled:LmSampled",
         "lm-iid-k": "foretoken.draft.lm_iid_k:LmIidK",
@@ -32,6 +38,8 @@ _BUILTIN: dict[Role, dict[str, str]] = {
         "lm-rsd-s": "foretoken.draft.lm_rsd_s:LmRsdS",
         "lm-greedy-k": "foretoken.draft.lm_greedy_k:LmGreedyK",
         "lm-top-k": "foretoken.draft.lm_top_k:LmTopK",
+        "superposed": "foretoken.draft.superposed:Superposed",
+        "rasd": "foretoken.draft.rasd:Rasd",
         "oracle": "foretoken.draft.oracle:Oracle",
         "random": "foretoken.draft.random:Random",
         "corrupt": "foretoken.draft.oracle:Corrupt",
@@ -39,6 +47,7 @@ _BUILTIN: dict[Role, dict[str, str]] = {
     "policy": {
         "fixed": "foretoken.policy.fixed:Fixed",
         "marginal": "foretoken.policy.marginal:Marginal",
+        "cost-model": "foretoken.policy.cost_model:CostModel",
     },
     "verifier": {
         "walk": "foretoken.verify.walk:Walk",

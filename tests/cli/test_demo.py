@@ -33,12 +33,12 @@ def document(model, tmp_path_factory):
 
 def test_json_is_the_document_of_bench(document):
     report = Report.model_validate_json(document)
-    assert [result.method for result in report.results] == ["plain", "aded"]
+    assert [result.method for result in report.results] == ["plain", "auto"]
     assert all(result.identical for result in report.results)
     assert report.prompts.used == 2
     assert report.of("plain").ratio_to_plain == 1.0
     assert report.of("plain").tokens_per_step == 1.0
-    assert report.of("aded").new_tokens == report.of("plain").new_tokens
+    assert report.of("auto").new_tokens == report.of("plain").new_tokens
     assert {"model", "dtype", "machine", "parameters", "results"} <= set(json.loads(document))
 
 
@@ -57,7 +57,7 @@ def test_a_different_text_is_shown_as_such_and_without_speed(document):
 
     good = Report.model_validate_json(document)
     first = Divergence(prompt=1, position=3, expected=5, got=6, gap=0.25, near_tie=False)
-    bad = good.of("aded").model_copy(
+    bad = good.of("auto").model_copy(
         update={
             "identical": False,
             "first_divergence": first,

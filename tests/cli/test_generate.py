@@ -107,10 +107,10 @@ def test_a_seed_gives_the_same_sample_again(cli, model):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--set", "etta=1", PROMPT], "aded.etta"),
-        (["--set", "eta=7", PROMPT], "aded.eta: 7"),
-        (["--policy", "nothing", PROMPT], "marginal"),
-        (["--policy-set", "wide=3", PROMPT], "marginal.wide"),
+        (["--set", "leats=1", PROMPT], "auto.leats"),
+        (["--set", "least=7", PROMPT], "auto.least: 7"),
+        (["--policy", "nothing", PROMPT], "cost-model"),
+        (["--policy-set", "wide=3", PROMPT], "cost-model.wide"),
         (["--dtype", "float3", PROMPT], "bfloat16"),
         (["--device", "toaster", PROMPT], "device: 'toaster'"),
         ([""], "at least one token"),

@@ -151,7 +151,7 @@ def test_every_lossy_rule_prints_that_it_is(cli, model, name):
 
 
 def test_the_page_of_lm_names_every_form_and_rule():
-    page = (Path(__file__).parents[2] / "docs" / "methods" / "lm.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "studies" / "lm.md").read_text()
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
     forms = {row[1].strip(" `"): (row[3].strip(), row[4].strip(" `")) for row in rows}
     assert set(forms) == set(lm_forms())

@@ -160,13 +160,13 @@ def test_what_is_shared_dies_with_the_model(model, folder, text):
         assert gone() is None
 
 
-def test_the_marginal_policy_is_the_default(model, text, monkeypatch):
+def test_what_is_used_by_default(model, text, monkeypatch):
     monkeypatch.setattr("foretoken.target.cost.REPEATS", 1)
     fresh = copy.deepcopy(model)
     done = foretoken.generate(fresh, text, TEXT, max_new_tokens=12)
     assert done.tokens == greedy(text.encode(TEXT))
     engine = shared._seats[shared._targets[fresh][1]].engines[0]
-    assert any(m.policy.name == "marginal" for m in engine._methods.values())
+    assert any((m.name, m.policy.name) == ("auto", "cost-model") for m in engine._methods.values())
 
 
 def test_a_bad_prompt_leaves_nothing_behind(model, text):
@@ -212,7 +212,7 @@ BAD = {
     "empty ids": ({"prompts": [[]]}, "prompt: "),
     "no tokenizer": ({"tokenizer": None}, "tokenizer: None"),
     "method": ({"method": "nonsense"}, "method: 'nonsense'"),
-    "option": ({"options": {"nonsense": 1}}, "aded.nonsense: 1"),
+    "option": ({"options": {"nonsense": 1}}, "auto.nonsense: 1"),
     "policy": ({"policy": "nonsense"}, "policy: 'nonsense'"),
     "field": ({"temprature": 1}, "temprature: 1"),
     "temperature": ({"temperature": -1}, "temperature: -1"),

@@ -66,7 +66,7 @@ class Explainer:
 
     def show(self, console: Console, decode: Callable[[Sequence[int]], str]) -> None:
         """Two tables: the steps, and the sources."""
-        table = Table("at", "scored", "predicted", "stood", "text", "ms draft", "ms target",
+        table = Table("at", "scored", "expected", "stood", "text", "ms draft", "ms target",
                       title="What was drafted, what was expected, what stood")  # fmt: skip
         for step in self.steps:
             drafted = ", ".join(f"{name} {n}" for name, n in step.drafted.items()) or "-"

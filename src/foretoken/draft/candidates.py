@@ -16,13 +16,17 @@ LEAST_WEIGHT = 0.1  # a node less likely than this teaches nothing about context
 class Judge:
     """Turns claims into probabilities, and learns from the target's rows what claims are worth.
 
-    names: the sources. One judge serves a drafter: it holds counts, nothing of anyone's text.
+    names: the sources. It holds counts, nothing of anyone's text.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self.reliability = [Reliability() for _ in names]
         self.mixer = Mixer()
+
+    def __len__(self) -> int:
+        """Bins held."""
+        return sum(map(len, self.reliability))
 
     def state(self) -> dict[str, object]:
         """What was learned, JSON-ready, by the names of the sources."""

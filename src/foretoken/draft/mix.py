@@ -12,7 +12,8 @@ many fixed ones there are is settled before anything is drawn, and a fixed child
 sibling goes (after a rejection it could not stand anyway: methods/rasd.md, section 4).
 Source: own, after methods/modelfree-extras.md ("design conclusion") and RASD (2503.03434, fusion).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
-the way "all" and left out in the way "free", so that a policy may save their time.
+the way "all" and left out in the way "free", so that a policy may save their time. What is learned
+of the sources is kept by `scope`, as what they learn themselves.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from pydantic import Field, field_validator
 from foretoken import registry, types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.candidates import Candidates, Judge
+from foretoken.draft.scopes import Scope, Scopes
 from foretoken.errors import ConfigError
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
-SOURCES = ("aded", "suffix", "token-recycling", "predicted")
+SOURCES = ("aded", "prompt-lookup", "token-recycling", "predicted")
 DRAWN = ("without_replacement", "mixed")
+MOST_BINS = 200_000  # of idle judges together: some 100 bytes each
 LABELS = 8  # likeliest tokens of a row that give labels; the rest counts as 0
 
 
@@ -43,7 +46,7 @@ class Mix(Drafter):
 
     name = "mix"
     summary = "several drafters in one tree, calibrated while it runs"
-    source = "own; fusion after RASD 2503.03434, calibration after length-policies.md U2-U4"
+    source = "own; fusion after RASD 2503.03434"
     calibrated = True
     nodes = 32
 
@@ -56,6 +59,7 @@ class Mix(Drafter):
         source_options: Mapping[str, Mapping[str, Any]] = Field(
             default_factory=dict, description='by source: {"aded": {"table": ...}}; JSON in a shell'
         )
+        scope: Scope = Field("tenant", description="who shares what is learned, by every source")
         least: float = Field(
             0.01, ge=0.0, le=1.0, description="joint probability below which no source is asked"
         )
@@ -74,7 +78,8 @@ class Mix(Drafter):
         super().__init__(options, context)
         self.options: Mix.Options = options
         self.parts = self._parts(options, context)
-        self.judge = Judge([part.name for part in self.parts])
+        self.names = tuple(part.name for part in self.parts)
+        self.judges = Scopes(options.scope, partial(Judge, self.names), MOST_BINS)
         self.needs = frozenset().union(*(part.needs for part in self.parts))
         self.ways = ("free", "all") if len({p.runs_model for p in self.parts}) == 2 else ("",)
         self._drawn = [i for i, part in enumerate(self.parts) if part.emits != "point"]
@@ -102,9 +107,14 @@ class Mix(Drafter):
         if len([n for n, cls in classes.items() if cls.emits in DRAWN]) > 1:
             raise ConfigError("mix.sources", ",".join(names), "one source that draws at most")
         return [
-            cls(checked(cls.Options, given.get(name, {}), name), context)
+            cls(checked(cls.Options, self._given(cls, given.get(name, {})), name), context)
             for name, cls in classes.items()
         ]
+
+    def _given(self, cls: type[Drafter], values: Mapping[str, Any]) -> dict[str, Any]:
+        """A source's options, with the scope of the whole if it has none of its own."""
+        scope = {"scope": self.options.scope} if "scope" in cls.Options.model_fields else {}
+        return {**scope, **values}
 
     def begin(self, session: Session) -> None:
         """Begin every source; if one cannot, those that did are ended again."""
@@ -117,7 +127,7 @@ class Mix(Drafter):
             for part in begun:
                 part.end(session)
             raise
-        session.memo[self.name] = _Memory()
+        session.memo[self.name] = _Memory(self.judges.open(session))
 
     def propose(self, session: Session, budget: Budget) -> DraftTree:
         """`propose_batch` of one."""
@@ -153,7 +163,7 @@ class Mix(Drafter):
         for i, tree in drafts.items():
             if i not in self._drawn and len(tree):
                 candidates.add(i, tree)
-        candidates.weigh(self.judge)
+        candidates.weigh(memory.judge)
         memory.context, memory.candidates = len(session.tokens), candidates
         drawn = next((drafts[i] for i in self._drawn if i in drafts), EMPTY)
         room = replace(budget, nodes=budget.nodes - budget.nodes // 2) if self._drawn else budget
@@ -163,7 +173,7 @@ class Mix(Drafter):
     def _tree(self, candidates: Candidates, order: Sequence[int]) -> DraftTree:
         new = {node: i for i, node in enumerate(order)}
         new[-1] = -1
-        names = self.judge.names
+        names = self.names
         return DraftTree(
             [candidates.tokens[node] for node in order],
             [new[candidates.parents[node]] for node in order],
@@ -179,24 +189,28 @@ class Mix(Drafter):
         candidates, memory.candidates = memory.candidates, None
         memory.luck = step.committed.accepted
         if candidates is not None and memory.context == step.context and len(candidates):
-            candidates.learn(self.judge, step, cache(partial(labels, session, step)))
+            candidates.learn(memory.judge, step, cache(partial(labels, session, step)))
 
     def end(self, session: Session) -> None:
         """End every source."""
-        session.memo.pop(self.name, None)
+        if session.memo.pop(self.name, None) is not None:
+            self.judges.close(session)
         for part in self.parts:
             part.end(session)
 
     def state(self) -> dict[str, Any]:
-        """The judge's and the sources' state."""
+        """What is known of the sources, by tenant, and the sources' own state."""
         parts = {part.name: state for part in self.parts if (state := part.state())}
-        return {"judge": self.judge.state(), "parts": parts}
+        lasting = list(self.judges) if self.judges.lasting else []
+        judges = {str(key): judge.state() for key, judge in lasting}
+        return {"judges": judges, "parts": parts} if judges or parts else {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
         if not state:
             return
-        self.judge.load(state["judge"])
+        for key, judge in state["judges"].items():
+            self.judges.get(key).load(judge)
         for part in self.parts:
             if part.name in state["parts"]:
                 part.load(state["parts"][part.name])
@@ -205,7 +219,8 @@ class Mix(Drafter):
 class _Memory:
     """Per session: the last proposal and the last step's luck."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
         self.context = -1
         self.candidates: Candidates | None = None
         self.luck = 0

@@ -30,7 +30,7 @@ class Marginal(Policy):
 
     name = "marginal"
     summary = "take drafted nodes while they are worth their measured time; 0 is a choice"
-    source = "own; length-policies.md U0, after Sequoia (2402.12374) sec. 4.3"
+    source = "own; after Sequoia 2402.12374, sec. 4.3"
 
     class Options(types.Options):
         """How far it may go."""
