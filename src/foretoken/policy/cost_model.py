@@ -37,7 +37,8 @@ from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
-WINDOW = 0.01  # weight of the newest step in the rate
+WINDOW = 0.01  # weight of the newest step in the rate and in what promises are worth
+DOUBT = 20.0  # promised tokens before the first is believed or not
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Ledger:
 
     debt: Debt
     luck: int = 0  # accepted tokens of the last step
+    lucky: str | None = None  # the way that the last step was drafted in, if that paid
     way: str | None = None  # of the proposal under way; None: nothing was asked
     idle: dict[str, int] = field(default_factory=dict)  # steps since a way was asked
     offer: DraftTree = EMPTY  # the proposal under way, whole
@@ -68,9 +70,9 @@ class CostModel(Policy):
         )
         depth: int = Field(64, ge=1, description="deepest node proposed")
         slack: float = Field(
-            0.02, ge=0.0, description="share of plain decoding's time that may be lost"
+            0.01, ge=0.0, description="share of plain decoding's time that may be lost"
         )
-        allowance: float = Field(4.0, ge=0.0, description="and so many plain steps besides")
+        allowance: float = Field(1.0, ge=0.0, description="and so many plain steps besides")
         credit: float = Field(4.0, ge=0.0, description="plain steps of earlier gains that count")
 
     needs_curve = True
@@ -80,6 +82,7 @@ class CostModel(Policy):
         self._nodes = OWN if options.nodes is None else options.nodes
         self.latency = None if curve is None else Latency(curve)
         self._tokens, self._seconds = 0.0, 0.0
+        self._promised, self._stood = DOUBT, DOUBT  # tokens, forgetting; equal before any was seen
         self._batch = 1
         self._arms: dict[tuple[str, str], Arm] = {}
         self._reliability: dict[str, Reliability] = {}
@@ -94,12 +97,14 @@ class CostModel(Policy):
             return most
         drafter, plain = session.drafter, self._plain(session)
         arms = {way: self._arm(drafter, way) for way in drafter.ways}
-        chosen = choose(arms, ledger.idle, self.options.slack * plain / 2)
+        chosen = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky)
         if chosen is None:
             return Budget(0)
         way, arm = chosen, arms[chosen]
         if not drafter.runs_model and drafter.emits == "point":
-            return self._granted(ledger, way, replace(most, way=way), arm.seconds + plain, plain)
+            # asking alone would eat up what is allowed: there must be room for a node as well
+            least = arm.seconds + self._share(session, 1)
+            return self._granted(ledger, way, replace(most, way=way), least, plain)
         deepest = min(self.options.depth, self._nodes)
         depth, gain = arm.depths.choose(
             deepest, self._rate(plain), lambda n: self._share(session, n)
@@ -147,7 +152,7 @@ class CostModel(Policy):
         for _, node, i in ranked[:taken]:
             kept[i].append(-node)
         return [
-            self._kept(session, tree, q, sorted(nodes))
+            self._kept(session, tree, q, nodes)
             for (session, tree), (q, _), nodes in zip(asked, promised, kept, strict=True)
         ]
 
@@ -158,10 +163,11 @@ class CostModel(Policy):
         context = sum(len(session.tokens) for session, _ in asked) // len(asked)
         line = self.latency.line(context, batch + len(joints))
         rate = self._rate(line[batch] / batch)
+        kept = min(self._stood / self._promised, 1.0)
         expected, best, taken = 0.0, 0.0, 0
         for n, joint in enumerate(joints, start=1):
             expected += joint
-            value = expected - rate * (line[batch + n] - line[batch])
+            value = kept * expected - rate * (line[batch + n] - line[batch])
             if value > best:
                 best, taken = value, n
         return taken
@@ -186,14 +192,16 @@ class CostModel(Policy):
     def _kept(
         self, session: Session, tree: DraftTree, q: Sequence[float], nodes: list[int]
     ) -> DraftTree:
-        """The part of the tree to score, with the probabilities it was chosen by, if affordable."""
+        """The part of the tree to score: of `nodes`, best first, as many as can be afforded; with
+        the probabilities that they were chosen by."""
         ledger, plain = self._ledger(session), self._plain(session)
         ledger.offer = tree
+        drafting = self._arm_of(session).seconds
+        while nodes and not ledger.debt.affords(self._share(session, len(nodes)) + drafting, plain):
+            nodes.pop()
         if not nodes:
             return EMPTY
-        seconds = self._share(session, len(nodes))
-        if not ledger.debt.affords(seconds + self._arm_of(session).seconds, plain):
-            return EMPTY
+        nodes.sort()
         return replace(tree.prune(nodes), q=[q[node] for node in nodes])
 
     def observe(self, session: Session, step: Step) -> None:
@@ -214,9 +222,14 @@ class CostModel(Policy):
         ledger.debt.settle(spent, plain, tokens)
         self._tokens = (1.0 - WINDOW) * self._tokens + tokens
         self._seconds = (1.0 - WINDOW) * self._seconds + spent
+        if len(step.tree) and step.tree.q:
+            self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
+            self._stood = (1.0 - WINDOW) * self._stood + accepted
         if ledger.way is not None:
             arm = self._arm_of(session)
-            arm.observe(accepted - self._rate(plain) * (spent - plain), drafting)
+            gain = accepted - self._rate(plain) * (spent - plain)
+            arm.observe(gain, drafting)
+            ledger.lucky = ledger.way if gain > 0 else None
             levels = [0] * step.tree.depth
             for depth in step.tree.depths:
                 levels[depth - 1] += 1
