@@ -13,7 +13,6 @@ from torch import Tensor
 
 from foretoken import registry
 from foretoken.draft.base import Context, Drafter
-from foretoken.draft.lm import LmDrafter
 from foretoken.engine.build import Method, build, options
 from foretoken.engine.engine import Engine
 from foretoken.target.hf import HFTarget
@@ -149,7 +148,8 @@ def drafter_options(cls: type[Drafter], known: Sequence[int], vocab: int = VOCAB
     """Options for any drafter: its defaults, the answer for those that ask for one, and a small
     model for those that run one."""
     given = {"continuation": tuple(known)} if "continuation" in cls.Options.model_fields else {}
-    return {**given, "model": small_model(vocab)} if issubclass(cls, LmDrafter) else given
+    runs_one = "model" in cls.Options.model_fields
+    return {**given, "model": small_model(vocab)} if runs_one else given
 
 
 def drafter(

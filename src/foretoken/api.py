@@ -12,6 +12,7 @@ from foretoken.engine.build import options as checked
 from foretoken.engine.engine import Engine
 from foretoken.errors import ConfigError
 from foretoken.policy.base import Policy
+from foretoken.prompt.prediction import predictions
 from foretoken.prompt.tokens import encode_prompt, load_tokenizer, render_chat
 from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.base import Target
@@ -35,9 +36,11 @@ def generate(  # noqa: PLR0913
     limits: Limits | None = None,
     batch_size: int = 8,
     tenant: str = "",
+    prediction: Any = None,
     keep_logits: bool = False,
     dtype: str = "auto",
     device: str = "auto",
+    memory: str | Path | None = None,
     **fields: Any,
 ) -> Completion | list[Completion]:
     """What the model writes after each prompt: a Completion for one prompt, a list for a list.
@@ -53,20 +56,29 @@ def generate(  # noqa: PLR0913
     None for the method's own; a lossy one shows in `Completion.guarantee`. sampling, limits: or
     their fields by name (`temperature=`, `max_new_tokens=`, `stop=`, ...). Prompt i draws with
     seed + i. batch_size: how many prompts ride in one forward; the text does not depend on it.
+    prediction: what the output will probably be (the document before an edit, the last answer): a
+    text or token ids, for a list of prompts a list of these, None among them. It is drafted, and
+    may be wrong anywhere; the text does not depend on it. `auto`, `mix` and `predicted` use it.
+    memory: a file where what was learned is kept from call to call and from run to run: statistics
+    of the texts, readable by whoever reads the file. None: nothing is kept.
 
     A Completion carries tokens, text, finish_reason, logprobs and stats (drafted, accepted,
     tokens_per_step, counts by depth, seconds by part). Raises ConfigError that names the field,
     CapabilityError for a model that cannot be sped up.
     """
     chosen, limit = _settings(sampling, limits, fields)
-    with _engine(model, tokenizer, dtype, device) as engine:
+    file = None if memory is None else Path(memory).absolute()
+    with _engine(model, tokenizer, dtype, device, file) as engine:
         one, all_ids = _encode(engine.tokenizer, prompts)
+        use = engine.use(method, policy, verifier, options, policy_options)
+        expected = predictions(engine.tokenizer, prediction, len(all_ids), one, use.drafter)
         requests = [
             Request(
                 prompt=ids,
                 sampling=chosen.model_copy(update={"seed": chosen.seed + i}),
                 limits=limit,
                 tenant=tenant,
+                prediction=expected[i],
                 id=str(i),
                 keep_logits=keep_logits,
             )
@@ -75,7 +87,6 @@ def generate(  # noqa: PLR0913
         if batch_size < 1:
             raise ConfigError("batch_size", batch_size, "a whole number from 1")
         engine.max_sessions = batch_size
-        use = engine.use(method, policy, verifier, options, policy_options)
         completions = engine.run(requests, use)
     return completions[0] if one else completions
 
@@ -102,10 +113,15 @@ def _settings(
 
 
 @contextmanager
-def _engine(model: Any, tokenizer: Any, dtype: str, device: str) -> Iterator[Engine]:
+def _engine(
+    model: Any, tokenizer: Any, dtype: str, device: str, memory: Path | None
+) -> Iterator[Engine]:
     from foretoken.engine.shared import shared_engine
+    from foretoken.learn.memory import check, remembering
     from foretoken.target.load import Loaded, load
 
+    if memory is not None:
+        check(memory)
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(tokenizer)
     if isinstance(model, str | Path):
@@ -122,7 +138,10 @@ def _engine(model: Any, tokenizer: Any, dtype: str, device: str) -> Iterator[Eng
     else:
         accepted = "a folder, a hub name, a transformers model, or what foretoken.load returned"
         raise ConfigError("model", type(model).__name__, accepted)
-    with shared_engine(source, tokenizer, assets) as engine:
+    with (
+        shared_engine(source, tokenizer, assets, memory) as engine,
+        remembering(engine, memory),
+    ):
         yield engine
 
 

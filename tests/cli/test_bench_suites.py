@@ -46,6 +46,21 @@ def test_suites_with_a_peer_and_resuming(cli: Cli, model: str, tmp_path: Path) -
     assert "max_new_tokens was 10, is 11" in ran.err
 
 
+def test_ctrl_c_before_the_first_suite_is_done_leaves_the_file(
+    cli: Cli, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    saved = tmp_path / "table.json"
+    saved.write_text("an earlier table")
+    monkeypatch.setattr("foretoken.bench.stream.measure", interrupted)
+    ran = cli(*few(model), "--suite", "gsm8k", "--save", saved, "--json")
+    assert ran.code == 130
+    assert read(ran.out).interrupted
+    assert saved.read_text() == "an earlier table"
+
+
 def test_references(cli: Cli, model: str) -> None:
     ran = cli(*few(model), "--suite", "random,gsm8k-llm", "--references", "--json")
     assert ran.code == 0, ran.err

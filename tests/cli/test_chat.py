@@ -175,3 +175,26 @@ def test_a_model_without_template_is_refused(cli, model, monkeypatch, tmp_path):
     ran = talk_to(cli, monkeypatch, str(folder), "Eggs?\n")
     assert ran.code == 2
     assert "chat template" in ran.err
+
+
+def test_a_conversation_can_be_recorded_and_replayed(cli, model, tmp_path, monkeypatch):
+    """Turns that took over rows of memory are whole requests of the trace."""
+    from foretoken.learn.trace import Trace
+    from foretoken.target.cost import CostCurve
+    from foretoken.tune.replay import replay
+
+    typed = SimpleNamespace(isatty=lambda: False)
+    lines = iter(["How many eggs?", "And hens?", "/quit"])
+    monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    path = tmp_path / "a.trace"
+    ran = cli(
+        "chat", "--model", model, "--dtype", "float32", "-n", 9, "--trace", path, "--policy",
+        "fixed", "--method", "prompt-lookup",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    trace = Trace.load(path)
+    assert len(trace.requests) == 2
+    assert trace.requests[1].prompt[: len(trace.requests[0].prompt)] == trace.requests[0].prompt
+    curve = CostCurve(rows=(1,), contexts=(0,), seconds=((1.0,),))
+    assert replay(trace, "prompt-lookup", "fixed", curve=curve).tokens == trace.tokens

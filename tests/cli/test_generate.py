@@ -177,3 +177,60 @@ def test_sigint_prints_the_partial_text_and_exits_130(process, model, tmp_path):
     assert len(first + rest) > len(first) > 0
     assert b"Traceback" not in err
     assert b"ended by cancelled" in err
+
+
+def test_a_trace_grows_call_by_call(cli, model, tmp_path):
+    """What was written can be read again; nothing else of the output changes."""
+    from foretoken.learn.trace import Trace
+
+    path = tmp_path / "a.trace"
+    asked = [("--seed", 1, "-t", 1), ("--method", "plain")]
+    written = [
+        json.loads(call(cli, model, PROMPT, "--json", "--trace", path, *more).out) for more in asked
+    ]
+    without = json.loads(call(cli, model, PROMPT, "--json", "--method", "plain").out)
+    assert written[1]["tokens"] == without["tokens"]
+    requests = Trace.load(path).requests
+    assert [r.output for r in requests] == [document["tokens"] for document in written]
+    assert requests[0].sampling == {"temperature": 1.0, "seed": 1}
+    assert requests[0].m == 16
+
+
+def test_an_interrupted_text_is_in_the_trace(cli, model, tmp_path, monkeypatch):
+    from foretoken.engine.engine import Engine
+    from foretoken.learn.trace import Trace
+
+    step, count = Engine.step, 0
+
+    def interrupted(self):
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+    path = tmp_path / "a.trace"
+    ran = call(cli, model, PROMPT, "--json", "--method", "plain", "--trace", path)
+    assert ran.code == 130
+    assert [r.output for r in Trace.load(path).requests] == [json.loads(ran.out)["tokens"]]
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "foreign", "folder", "nowhere"])
+def test_a_trace_that_cannot_be_added_to_is_refused(cli, model, tmp_path, damage):
+    from foretoken.learn.trace import Trace
+
+    path = tmp_path / "a.trace"
+    if damage == "corrupt":
+        path.write_bytes(b"no trace")
+    elif damage == "foreign":
+        Trace.from_texts([([1], [2])], 300, tokenizer_hash="of another").save(path)
+    else:
+        path = tmp_path if damage == "folder" else tmp_path / "nothing" / "a.trace"
+    before = path.read_bytes() if path.is_file() else None
+    ran = call(cli, model, PROMPT, "--trace", path)
+    assert ran.code == 2
+    assert str(path) in ran.err
+    assert len(ran.err.strip().splitlines()) == 1
+    assert ran.out == ""
+    assert (path.read_bytes() if path.is_file() else None) == before

@@ -154,7 +154,7 @@ def test_the_page_of_lm_names_every_form_and_rule():
     page = (Path(__file__).parents[2] / "docs" / "studies" / "lm.md").read_text()
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
     forms = {row[1].strip(" `"): (row[3].strip(), row[4].strip(" `")) for row in rows}
-    assert set(forms) == set(lm_forms())
+    assert set(forms) == {name for name in lm_forms() if name.startswith("lm")}
     for name, (emits, rule) in forms.items():
         cls = registry.find("drafter", name)
         assert (cls.emits, cls.verifier) == (emits, rule)

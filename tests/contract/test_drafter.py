@@ -23,12 +23,6 @@ from tests import tiny
 VOCAB, NEW = 32, 20
 KNOWN = random.Random(5).choices(range(VOCAB), k=NEW)
 NAMES = registry.names("drafter")
-SCOPES = {
-    name: sorted(set(getattr(c.Options.model_fields["scope"].annotation, "__args__", ()))
-                 if "scope" in c.Options.model_fields else {"request"})
-    for name in NAMES for c in [registry.find("drafter", name)]
-}  # fmt: skip
-PRIVATE = [(n, s) for n in NAMES for s in SCOPES[n] if s in ("request", "session", "tenant")]
 Trees = list[tuple[tuple[int, ...], tuple[int, ...]]]
 Spy = Callable[[Session, Budget, DraftTree], None]
 
@@ -104,23 +98,6 @@ def test_same_history_same_trees(name: str) -> None:
     assert first == again
 
 
-@pytest.mark.parametrize(("name", "scope"), PRIVATE)
-def test_sessions_do_not_leak(name: str, scope: str) -> None:
-    """After another tenant's request, and beside it, the drafts are those of an untouched drafter."""
-    mine = replace(request(1, "me"), id="mine")
-    other = replace(request(1, "you"), id="other")  # the same prompt, where a leak shows most
-    alone = trees(make(name, scope), [mine])
-    assert trees(make(name, scope), [other], [mine]).get("mine") == alone.get("mine")
-    assert trees(make(name, scope), [other, mine]).get("mine") == alone.get("mine")
-
-
-@pytest.mark.parametrize(("name", "scope"), [p for p in PRIVATE if p[1] != "tenant"])
-def test_requests_of_one_tenant_do_not_leak(name: str, scope: str) -> None:
-    mine, other = replace(request(1), id="mine"), replace(request(1), id="other")
-    alone = trees(make(name, scope), [mine])
-    assert trees(make(name, scope), [other], [mine]).get("mine") == alone.get("mine")
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_of_a_session_remains(name: str) -> None:
     """With the narrowest scope the drafter is as large after three sessions as after one."""
@@ -157,18 +134,6 @@ def reach(drafter: Drafter) -> int:
         seen.add(id(thing))
         stack += gc.get_referents(thing)
     return len(seen) + atoms
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_state_survives_a_round_trip(name: str) -> None:
-    """What `state` gives, a fresh drafter takes up: its drafts are those of the one that learned."""
-    learned, scope = make(name, "process"), "process" if "process" in SCOPES[name] else "request"
-    trees(learned, [request(1), request(2)])
-    twin = make(name, scope)
-    twin.drafter.load(learned.drafter.state())
-    assert trees(twin, [request(7)]) == {
-        k: v for k, v in trees(learned, [request(7)]).items() if k == "7"
-    }
 
 
 class Failing(Exception):

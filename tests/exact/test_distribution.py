@@ -19,6 +19,7 @@ from scipy.stats import power_divergence
 from torch import Tensor
 
 from foretoken import registry
+from foretoken.draft.lm import LmDrafter
 from foretoken.draft.lm_model import SmallModel
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
@@ -73,7 +74,7 @@ def sample(
     method: Method, setting: str, samples: int, tables: bool = True
 ) -> list[tuple[int, ...]]:
     sampling, target = SETTINGS[setting], tiny.target("six")
-    if tables and hasattr(method.drafter, "model"):
+    if tables and isinstance(method.drafter, LmDrafter):
         method.drafter.model = SmallModel(table_of(tiny.small_model(V)))
     engine = Engine(table_of(target) if tables else target, method="plain", max_sessions=100)
     done = engine.run(

@@ -27,6 +27,12 @@ class Plan:
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "a whole number from 1")
 
+    def sampling_of(self, prompt: Prompt) -> Sampling:
+        """How this prompt's text is chosen: its seed is added to the run's."""
+        if not prompt.seed:
+            return self.sampling
+        return self.sampling.model_copy(update={"seed": self.sampling.seed + prompt.seed})
+
 
 @dataclass(frozen=True)
 class Task:
@@ -77,6 +83,7 @@ class Contestant(Protocol):
     label: str
     peer: bool
     guarantee: str
+    merges: bool  # several drafters in one tree
     repeats_draws: bool  # with equal seeds, sampled text is plain's token for token
 
     def fresh(self) -> None:

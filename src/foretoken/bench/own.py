@@ -7,11 +7,11 @@ from dataclasses import replace
 from time import perf_counter
 
 from foretoken.bench.contest import Plan, Run, Task, Watch
-from foretoken.bench.forced import Forced
 from foretoken.bench.spec import Spec
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
 from foretoken.types import Limits, Request, Session, Step
+from foretoken.verify.forced import Forced
 from foretoken.verify.walk import Walk
 
 
@@ -24,6 +24,8 @@ class Own:
         self.engine, self.spec, self.label = engine, spec, spec.label
         self.method = self._build(None)
         self.guarantee = self.method.guarantee
+        # several drafters in one tree: no single method
+        self.merges = bool(getattr(self.method.drafter, "parts", ()))
         # other rules keep the distribution and spend their numbers otherwise
         self.repeats_draws = isinstance(self.method.verifier, Walk)
 
@@ -73,4 +75,6 @@ class Own:
         method = self.method
         if plan.forced:
             method = replace(method, verifier=Forced([*task.prompt.tokens, *task.expected]))
-        return Request(task.prompt.tokens, plan.sampling, limits), method
+        prompt = task.prompt
+        sampling = plan.sampling_of(prompt)
+        return Request(prompt.tokens, sampling, limits, prediction=prompt.prediction), method

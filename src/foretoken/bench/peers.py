@@ -61,6 +61,7 @@ class Peer:
     """`model.generate` in one of its modes."""
 
     peer = True
+    merges = False
     guarantee = ""
     repeats_draws = False
 

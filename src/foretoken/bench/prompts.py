@@ -2,14 +2,15 @@
 
 A `.txt` file is one prompt. A `.jsonl` file holds one object a line: `prompt` (text to go on from),
 `question` or the first of `turns` (asked through the model's chat template where it has one);
-`canonical_solution`, `answer`, `reference`, `solution` or `ground_truth` is the reference text.
+`canonical_solution`, `answer`, `reference`, `solution` or `ground_truth` is the reference text;
+`prediction` is what the answer is expected to look like, for drafters that use one.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ class Prompt:
     tokens: list[int]
     text: str
     reference: list[int] | None = None  # token ids of the reference text
+    prediction: list[int] | None = None  # token ids of the expected output
+    seed: int = 0  # added to the seed of the run
+    # what is asked next, given the answer's token ids (own text only)
+    then: Callable[[list[int]], Prompt] | None = field(default=None, compare=False)
 
 
 Row = tuple[str, Mapping[str, Any]]  # file and line, the object
@@ -102,12 +107,15 @@ def _encode(name: str, row: Mapping[str, Any], tokenizer: Any) -> Prompt:
     chat = "prompt" not in row and bool(getattr(tokenizer, "chat_template", None))
     user = {"role": "user", "content": text}
     tokens = render_chat(tokenizer, [user]) if chat else encode_prompt(tokenizer, text)
+
+    def ids(answer: Any) -> list[int] | None:
+        if not isinstance(answer, str) or not answer:
+            return None
+        written = _as_answer(tokenizer, user, answer) if chat else answer
+        return [int(i) for i in tokenizer.encode(written, add_special_tokens=False)] or None
+
     reference = next((row[key] for key in REFERENCES if isinstance(row.get(key), str)), None)
-    ids = None
-    if reference:
-        written = _as_answer(tokenizer, user, reference) if chat else reference
-        ids = [int(i) for i in tokenizer.encode(written, add_special_tokens=False)]
-    return Prompt(name, tokens, text, ids or None)
+    return Prompt(name, tokens, text, ids(reference), ids(row.get("prediction")))
 
 
 def _as_answer(tokenizer: Any, user: Mapping[str, str], answer: str) -> str:

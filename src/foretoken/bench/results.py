@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from foretoken.bench.compare import bound_in_words, differing, divergence
-from foretoken.bench.contest import Contestant, Run
+from foretoken.bench.contest import Contestant, Plan, Run
 from foretoken.bench.loops import RULE, distinct_4grams
 from foretoken.bench.machine import describe, model_name, parameters
 from foretoken.bench.report import Divergence, Memory, Prompts, Report, Result, Seconds, Spread
 from foretoken.bench.run import Measured
-from foretoken.types import Options, Sampling
+from foretoken.types import Options
 
 # what a result loses when a text differed that must not
 SILENCE: dict[str, Any] = {
@@ -91,7 +91,7 @@ def _result(measured: Measured, contestant: Contestant, target: Any) -> Result:
     cells = [_ratio([cell[label]], [cell["plain"]]) for row in rows for cell in row]
     plan = measured.plan
     comparable = plan.sampling.greedy or plan.forced or contestant.repeats_draws
-    found = _divergences(runs, target, plan.sampling) if comparable else []
+    found = _divergences(runs, target, plan) if comparable else []
     count, forwards = sum(run.count for run in runs), sum(run.forwards for run in runs)
     pairs = [pair for run in runs for pair in zip(run.tasks, run.tokens, strict=True)]
     grams = [g for _, tokens in pairs if (g := distinct_4grams(tokens)) is not None]
@@ -139,7 +139,7 @@ def _seconds(runs: Sequence[Run]) -> Seconds:
     return Seconds(**parts, other=sum(run.wall for run in runs) - sum(parts.values()))
 
 
-def _divergences(runs: Sequence[Run], target: Any, sampling: Sampling) -> list[Divergence]:
+def _divergences(runs: Sequence[Run], target: Any, plan: Plan) -> list[Divergence]:
     """The first difference of each prompt, in whichever repeat it was seen first."""
     seen: dict[int, Divergence] = {}
     for run in runs:
@@ -152,7 +152,7 @@ def _divergences(runs: Sequence[Run], target: Any, sampling: Sampling) -> list[D
                 task.expected,
                 got,
                 index=task.index,
-                sampling=sampling,
+                sampling=plan.sampling_of(task.prompt),
             )
             if found is not None:
                 seen[task.index] = found

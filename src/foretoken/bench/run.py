@@ -7,6 +7,7 @@ from a text that it has seen being measured; within a repeat it is kept, as it w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,9 +47,12 @@ def measure(
     prompts: Sequence[Prompt],
     plan: Plan,
     watch: Watch | None = None,
+    *,
+    go_on: bool = False,
 ) -> Measured:
     """Run the comparison. The first contestant is plain. Ctrl-C ends it with what was finished.
 
+    go_on: methods know what they learned before, in this run's predecessor; nothing is warmed up.
     Raises ConfigError for prompts without a reference text in forced mode, and if no prompt is
     left after loops were cut.
     """
@@ -57,10 +61,11 @@ def measure(
     try:
         _prepare(engine, prompts, out, watch)
         groups = [out.tasks[i : i + plan.batch] for i in range(0, len(out.tasks), plan.batch)]
-        _warm_up(out, groups[0], watch)
+        if not go_on:
+            _warm_up(out, groups[0], watch)
         watch.phase("measuring", plan.repeats * len(groups) * len(contestants))
         for repeat in range(plan.repeats):
-            for contestant in contestants:
+            for contestant in contestants if not go_on else ():
                 contestant.fresh()
             out.cells.append([])
             for g, group in enumerate(groups):
@@ -96,11 +101,14 @@ def _warm_up(out: Measured, group: Sequence[Task], watch: Watch) -> None:
 def _prepare(engine: Engine, prompts: Sequence[Prompt], out: Measured, watch: Watch) -> None:
     """Fill `tasks`: the text of each prompt that every method has to write."""
     plan = out.plan
-    watch.phase("plain text", len(prompts))
+    turns = 1 if plan.forced else 2
+    watch.phase("plain text", sum(1 if prompt.then is None else turns for prompt in prompts))
     plain = Own(engine, PLAIN)
     plain.fresh()
     alone = Plan(plan.max_new_tokens, 1, 1, plan.sampling)
-    for prompt in prompts:
+    queue = deque(prompts)
+    while queue:
+        prompt = queue.popleft()
         room = min(plan.max_new_tokens, engine.target.max_context - len(prompt.tokens))
         if plan.forced:
             text = _reference(prompt)[: max(room, 0)]
@@ -115,6 +123,9 @@ def _prepare(engine: Engine, prompts: Sequence[Prompt], out: Measured, watch: Wa
             continue
         out.cut += loop is not None
         out.tasks.append(Task(len(out.tasks), prompt, len(text), text))
+        if prompt.then is not None and not plan.forced:
+            queue.appendleft(prompt.then(text))
+            out.read += 1
     if not out.tasks:
         raise ConfigError(
             "prompts", f"{len(prompts)} read, {out.dropped} dropped",

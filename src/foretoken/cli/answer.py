@@ -8,9 +8,10 @@ from time import perf_counter
 
 from foretoken.cli.render import OriginText, Piece
 from foretoken.engine.engine import Engine
-from foretoken.types import Completion, Request, Session
+from foretoken.types import Completion, Request, Session, Step
 
 Show = Callable[[list[Piece]], None]
+OnStep = Callable[[Session, Step], None]
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,14 @@ class Answer:
 
 
 def answer(
-    engine: Engine, request: Request, show: Show | None = None, resume: Session | None = None
+    engine: Engine,
+    request: Request,
+    show: Show | None = None,
+    resume: Session | None = None,
+    on_step: OnStep | None = None,
 ) -> Answer:
-    """Decode one request. show: gets text that can no longer change, with its origin."""
+    """Decode one request. show: gets text that can no longer change, with its origin. on_step: gets
+    every step."""
 
     def decode(tokens: list[int]) -> str:
         return str(engine.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -44,7 +50,9 @@ def answer(
 
     try:
         while session.finish_reason is None:
-            engine.step()
+            for stepped in engine.step():
+                if on_step is not None:
+                    on_step(*stepped)
             give()
     except KeyboardInterrupt:
         interrupted = True

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import Console
 
+from foretoken.bench.saving import save_text
 from foretoken.cli.bench_options import METHODS, HowOptions, OutOptions, WhatOptions, WrittenOptions
+from foretoken.cli.bench_suites import SuiteOptions
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
 from foretoken.errors import INTERRUPTED, ConfigError
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from foretoken.bench.spec import Spec
     from foretoken.engine.engine import Engine
 
-NO_PROMPTS = ("kernels", "rules")
+NO_PROMPTS = ("kernels", "rules", "suite")
 
 
 @grouped
@@ -31,19 +33,20 @@ def bench(
     what: WhatOptions,
     how: HowOptions,
     written: WrittenOptions,
+    suites: SuiteOptions,
     out: OutOptions,
 ) -> None:
     """Compare methods. Tables go to stderr; exit code 1 if a text differs that must not."""
     if out.save is not None and not out.save.parent.is_dir():
         raise ConfigError("save", str(out.save), "a file in a folder that exists")
-    run = Bench(target, what, how, written)
+    run = Bench(target, what, how, written, suites, out)
     code = {
         "compare": run.compare, "parity": run.parity, "memory": run.memory,
-        "kernels": run.kernels, "rules": run.rules, "pairs": run.pairs,
+        "kernels": run.kernels, "rules": run.rules, "pairs": run.pairs, "suite": run.suite,
     }[run.mode]()  # fmt: skip
     document = jsonlib.dumps(run.document)
-    if out.save is not None:
-        out.save.write_text(document + "\n", encoding="utf-8")
+    if out.save is not None and run.mode != "suite":  # which saves after every suite
+        save_text(out.save, document + "\n")
     if out.json:
         typer.echo(document)
     raise typer.Exit(code)
@@ -53,17 +56,19 @@ class Bench:
     """One call of the command: everything is checked before the model is loaded."""
 
     def __init__(
-        self, target: TargetOptions, what: WhatOptions, how: HowOptions, written: WrittenOptions
-    ) -> None:
+        self, target: TargetOptions, what: WhatOptions, how: HowOptions, written: WrittenOptions,
+        suites: SuiteOptions, out: OutOptions,
+    ) -> None:  # fmt: skip
         from foretoken.bench.peers import check_peers
         from foretoken.bench.prompts import read_rows
         from foretoken.bench.spec import parse_methods
 
         self.console = Console(stderr=True)
         self.options, self.what, self.how = target, what, how
-        self.mode = how.mode()
-        self.plan: Plan = written.plan(how)
+        self.mode = how.mode(suites)
+        self.plan: Plan = written.plan(how, suites)
         what.check(self.mode)
+        self.chosen = suites.of(self.plan, what.limit, out.save)
         self.table: Pairs | None = self._pairs() if self.mode == "pairs" else None
         self.specs: list[Spec] = self.table.specs if self.table is not None else parse_methods(
             what.methods or METHODS, what.policy, what.nodes, what.set or ()
@@ -156,16 +161,10 @@ class Bench:
         self.document = report.model_dump(mode="json")
         return _code(False, report.interrupted)
 
-    def _measured(self) -> tuple[Measured, Report]:
-        from foretoken.bench.memory import MB, peak, resident
+    def _contestants(self, engine: Engine) -> list[Any]:
         from foretoken.bench.own import Own
         from foretoken.bench.peers import Peer, load_for_peers
-        from foretoken.bench.report import Memory
-        from foretoken.bench.results import make_report
-        from foretoken.bench.run import measure
-        from foretoken.cli.bench_show import Bar
 
-        engine, prompts = self._open()
         target: Any = engine.target
         with self.console.status("building the methods"):
             contestants: list[Any] = [Own(engine, spec) for spec in self.specs]
@@ -173,6 +172,18 @@ class Bench:
             with self.console.status("loading the model for the peers"):
                 model = load_for_peers(target.name, target.dtype, target.device, self.options.widen)
             contestants += [Peer(name, model) for name in self.peers]
+        return contestants
+
+    def _measured(self) -> tuple[Measured, Report]:
+        from foretoken.bench.memory import MB, peak, resident
+        from foretoken.bench.report import Memory
+        from foretoken.bench.results import make_report
+        from foretoken.bench.run import measure
+        from foretoken.cli.bench_show import Bar
+
+        engine, prompts = self._open()
+        target: Any = engine.target
+        contestants = self._contestants(engine)
         start = resident()
         with Bar(self.console) as bar:
             measured = measure(engine, contestants, prompts, self.plan, bar)
@@ -228,6 +239,20 @@ class Bench:
         show_memory(report, self.console)
         self.document = report.model_dump(mode="json")
         return _code(False, report.interrupted)
+
+    def suite(self) -> int:
+        """Suites one after another, saved after each."""
+        from foretoken.bench.stream import settings
+
+        engine, _ = self._open()
+        contestants, widen = self._contestants(engine), self.options.widen
+        learning = self.chosen.options.keep_learning
+        wanted = settings(
+            engine.target, self.specs, self.peers, self.plan, self.what.limit, learning, widen
+        )
+        report = self.chosen.run(engine, contestants, wanted, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(report.failed, report.interrupted)
 
     def kernels(self) -> int:
         """Packed against plain linear layers."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretoken.cli.bench_suites import SuiteOptions
 from foretoken.errors import ConfigError
 from foretoken.registry import DEFAULT_POLICY
 
@@ -85,8 +86,10 @@ class WhatOptions:
         if mode != "pairs" and (self.lossy or self.verifiers != "all"):
             name = "lossy" if self.lossy else "verifiers"
             raise ConfigError(name, getattr(self, name), "none without --pairs")
-        if self.peers and mode != "compare":
+        if self.peers and mode not in ("compare", "suite"):
             raise ConfigError("peers", self.peers, f"none with --{mode}")
+        if mode == "suite" and self.prompts is not None:
+            raise ConfigError("prompts", self.prompts, "none with --suite")
         if mode in ("pairs", "rules") and self.policy != DEFAULT_POLICY:
             raise ConfigError("policy", self.policy, f"none with --{mode}: budgets are equal")
         if mode == "rules" and self.methods is not None:
@@ -101,7 +104,10 @@ class WhatOptions:
 class HowOptions:
     """What is measured, and how often."""
 
-    repeats: Annotated[int, _option("--repeats", "Measured runs of each prompt.", _HOW)] = 3
+    repeats: Annotated[
+        int | None,
+        _option("--repeats", "Measured runs of each prompt.", _HOW, "3; 1 with --suite"),
+    ] = None
     batch: Annotated[int, _option("--batch", "Prompts that ride together.", _HOW)] = 1
     forced: Annotated[
         str | None,
@@ -130,10 +136,11 @@ class HowOptions:
         bool, _option("--same-trees", "With --pairs: every rule judges the same drafts.", _HOW)
     ] = False
 
-    def mode(self) -> str:
+    def mode(self, suites: SuiteOptions) -> str:
         """What is asked for: compare, or one of the modes below. Raises ConfigError for more than
         one, or for an option that the mode would not obey."""
         chosen = {
+            "suite": suites.suite is not None,
             "parity": self.parity,
             "memory": self.memory is not None,
             "kernels": self.kernels,
@@ -180,12 +187,15 @@ class WrittenOptions:
             given["temperature"] = temperature
         return options(Sampling, given)
 
-    def plan(self, how: HowOptions) -> Plan:
+    def plan(self, how: HowOptions, suites: SuiteOptions) -> Plan:
         """How to measure."""
         from foretoken.bench.contest import Plan
 
-        forced, sampling = how.forced is not None, self.sampling(1.0 if how.pairs else 0.0)
-        return Plan(self.max_new_tokens, how.repeats, how.batch, sampling, forced, how.cut_loops)
+        forced = how.forced is not None or suites.references
+        sampling = self.sampling(1.0 if how.pairs else 0.0)
+        usual = 3 if suites.suite is None else 1
+        repeats = usual if how.repeats is None else how.repeats
+        return Plan(self.max_new_tokens, repeats, how.batch, sampling, forced, how.cut_loops)
 
 
 @dataclass(frozen=True)

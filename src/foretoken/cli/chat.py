@@ -9,10 +9,11 @@ import typer
 
 from foretoken.cli.opening import open_engine
 from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped
+from foretoken.cli.recording import TraceFile, recorded, recording
 from foretoken.errors import ConfigError
 
 if TYPE_CHECKING:
-    from foretoken.cli.answer import Answer, Show
+    from foretoken.cli.answer import Answer, OnStep, Show
     from foretoken.engine.engine import Engine
     from foretoken.types import Limits, Sampling, Session
 
@@ -31,6 +32,7 @@ class Conversation:
         self.engine, self.sampling, self.limits = engine, sampling, limits
         self._start = [{"role": "system", "content": system}] if system else []
         self.messages = list(self._start)
+        self.on_step: OnStep | None = None  # gets every step of the answers
         self._last: Session | None = None
 
     def say(self, text: str, show: Show | None = None) -> Answer:
@@ -42,7 +44,7 @@ class Conversation:
         turn = [*self.messages, {"role": "user", "content": text}]
         ids = render_chat(self.engine.tokenizer, turn)
         request = Request(ids, self.sampling, self.limits, keep_cache=True)
-        done = answer(self.engine, request, show, self._last)
+        done = answer(self.engine, request, show, self._last, self.on_step)
         self._last = done.session
         # templates add their own space or line break before the content
         said = done.completion.text.strip()
@@ -66,21 +68,27 @@ def chat(
     show_draft: Annotated[
         bool, typer.Option("--show-draft", help="Colour what was drafted and accepted.")
     ] = False,
+    trace: TraceFile = None,
 ) -> None:
     """Talk with a model. Answers go to stdout, statistics to stderr; a line is a turn."""
+    from foretoken.learn.memory import remembering
+
     sampling, limits = text.sampling(), text.limits()
+    earlier = recorded(trace)
     talk = Conversation(open_engine(target, method), sampling, limits, system)
     interactive = sys.stdin.isatty()
     if interactive:
         typer.echo(HELP, err=True)
-    try:
-        while (line := _read(interactive)) is not None and line != "/quit":
-            if line == "/reset":
-                talk.reset()
-            elif line:
-                _turn(talk, line, method.method, show_draft, interactive)
-    finally:
-        talk.reset()
+    engine = talk.engine
+    with remembering(engine, method.memory), recording(engine, trace, earlier) as talk.on_step:
+        try:
+            while (line := _read(interactive)) is not None and line != "/quit":
+                if line == "/reset":
+                    talk.reset()
+                elif line:
+                    _turn(talk, line, method.method, show_draft, interactive)
+        finally:
+            talk.reset()
 
 
 def _turn(talk: Conversation, line: str, method: str, show_draft: bool, interactive: bool) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from foretoken.cli.opening import open_engine
 from foretoken.cli.options import MethodOptions, TargetOptions, TextOptions, grouped
+from foretoken.cli.recording import TraceFile, recorded, recording
 from foretoken.errors import INTERRUPTED, ConfigError
 
 
@@ -26,23 +27,32 @@ def generate(  # noqa: PLR0913, PLR0917
     file: Annotated[
         Path | None, typer.Option("--file", "-f", help="Read the prompt from here, as it is.")
     ] = None,
+    prediction: Annotated[
+        Path | None,
+        typer.Option("--prediction", help="A file with what will probably be written."),
+    ] = None,
     chat: Annotated[
         bool, typer.Option("--chat/--raw", help="Wrap the prompt in the model's chat template.")
     ] = False,
     show_draft: Annotated[
         bool, typer.Option("--show-draft", help="Colour what was drafted and accepted.")
     ] = False,
+    trace: TraceFile = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of the text.")
     ] = False,
 ) -> None:
     """Complete a prompt. The text goes to stdout, a line of statistics to stderr."""
     words = read_prompt(prompt, file)
+    expected = None if prediction is None else read_file("prediction", prediction)
     sampling, limits = text.sampling(), text.limits()
+    earlier = recorded(trace)
     engine = open_engine(target, method)
 
     from foretoken.cli import render
     from foretoken.cli.answer import answer
+    from foretoken.learn.memory import remembering
+    from foretoken.prompt.prediction import predictions
     from foretoken.prompt.tokens import encode_prompt, render_chat
     from foretoken.types import Request
 
@@ -50,24 +60,27 @@ def generate(  # noqa: PLR0913, PLR0917
         ids = render_chat(engine.tokenizer, [{"role": "user", "content": words}])
     else:
         ids = encode_prompt(engine.tokenizer, words)
+    (likely,) = predictions(engine.tokenizer, expected, 1, True, engine.method.drafter)
     colour = show_draft and render.wants_colour(sys.stdout)
 
     def show(pieces: list[render.Piece]) -> None:
         sys.stdout.write(render.painted(pieces, colour))
         sys.stdout.flush()
 
-    done = answer(engine, Request(ids, sampling, limits), None if json else show)
-    typer.echo(render.statistics(done.completion, done.seconds, method.method), err=True)
-    if json:
-        facts = {
-            "model": engine.target.name,  # type: ignore[attr-defined]
-            "dtype": str(engine.target.dtype).removeprefix("torch."),  # type: ignore[attr-defined]
-            "method": method.method,
-            "policy": engine.method.policy.name,
-        }
-        typer.echo(jsonlib.dumps(render.document(done.completion, done.seconds, **facts)))
-    elif not done.completion.text.endswith("\n"):
-        typer.echo()
+    with remembering(engine, method.memory), recording(engine, trace, earlier) as recorder:
+        request = Request(ids, sampling, limits, prediction=likely)
+        done = answer(engine, request, None if json else show, on_step=recorder)
+        typer.echo(render.statistics(done.completion, done.seconds, method.method), err=True)
+        if json:
+            facts = {
+                "model": engine.target.name,  # type: ignore[attr-defined]
+                "dtype": str(engine.target.dtype).removeprefix("torch."),  # type: ignore[attr-defined]
+                "method": method.method,
+                "policy": engine.method.policy.name,
+            }
+            typer.echo(jsonlib.dumps(render.document(done.completion, done.seconds, **facts)))
+        elif not done.completion.text.endswith("\n"):
+            typer.echo()
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
 
@@ -79,13 +92,18 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None:
         return prompt
     if file is not None:
-        try:
-            return _text("file", file.read_bytes())
-        except OSError as error:
-            raise ConfigError("file", str(file), f"a readable file ({error.strerror})") from None
+        return read_file("file", file)
     if sys.stdin.isatty():
         raise ConfigError("prompt", None, "a prompt as argument, --file, or text on standard input")
     return _text("prompt", sys.stdin.buffer.read()).removesuffix("\n")
+
+
+def read_file(field: str, path: Path) -> str:
+    """A file's text, as it is. Raises ConfigError that names the option `field`."""
+    try:
+        return _text(field, path.read_bytes())
+    except OSError as error:
+        raise ConfigError(field, str(path), f"a readable file ({error.strerror})") from None
 
 
 def _text(field: str, content: bytes) -> str:

@@ -30,6 +30,10 @@ COMMANDS = {  # name -> (where, one line of help)
         "foretoken.cli.bench:bench",
         "Compare methods: same model, same prompts, same process.",
     ),
+    "tune": (
+        "foretoken.cli.tune:tune",
+        "What to use for your prompts and model, and why.",
+    ),
     "bound": (
         "foretoken.cli.bound:bound",
         "How far each acceptance rule is from the best possible one.",

@@ -21,6 +21,10 @@ def open_engine(target: TargetOptions, method: MethodOptions) -> Engine:
     policy = method.policy_name()
     drafter_options, policy_options = method.drafter_options(), method.policy_options()
     check_pair(method)
+    if method.memory is not None:
+        from foretoken.learn import memory
+
+        memory.check(method.memory)
     loaded = load_target(target)
     announce_curve(loaded.target, policy, method.method)
     return Engine(

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
@@ -91,6 +92,16 @@ class MethodOptions:
         int | None,
         _option(
             "--nodes", "Most drafted tokens per step; 0 is plain.", _METHOD, "the method's own"
+        ),
+    ] = None
+    memory: Annotated[
+        Path | None,
+        _option(
+            "--memory",
+            "Keep what was learned here from run to run. The file holds statistics of your texts "
+            "(which tokens followed which, prompts included) and timings.",
+            _METHOD,
+            "off",
         ),
     ] = None
 

@@ -184,7 +184,7 @@ class Aded(Drafter):
         eta, committed = self.options.eta, step.committed.rows
         if self.options.all_nodes:
             for row in range(1, len(step.tree) + 1):
-                if row not in committed:
+                if row not in committed and tokens[row]:  # [] in a replay: nobody knows the row
                     store.learn(_pair(session, step, row), (tokens[row], probs[row]), eta)
         for row in committed:
             a, b = _pair(session, step, row)

@@ -35,9 +35,10 @@ from foretoken.errors import ConfigError
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
-SOURCES = ("aded", "prompt-lookup", "token-recycling", "predicted")
+SOURCES = ("aded", "suffix-store", "token-recycling", "predicted")
 DRAWN = ("without_replacement", "mixed")
-MOST_BINS = 200_000  # of idle judges together: some 100 bytes each
+# of idle tenants' judges together; one has some thousands at most, of 100 bytes each
+MOST_BINS = 200_000
 LABELS = 8  # likeliest tokens of a row that give labels; the rest counts as 0
 
 

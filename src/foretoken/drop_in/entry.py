@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from foretoken.engine.build import Method
 from foretoken.engine.engine import Engine
 from foretoken.engine.shared import shared_engine
 from foretoken.errors import ConfigError
+from foretoken.prompt.prediction import predictions
 from foretoken.prompt.tokens import load_tokenizer
 from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY
 from foretoken.target.suited import refuse_unsuited
@@ -48,9 +50,10 @@ class DropIn:
     foretoken.hf, method="prompt-lookup", method_options={"length": 8})`.
 
     method, method_options, policy, policy_options, verifier: as in `foretoken.generate`. tenant:
-    what may be learnt from one call for the next. Calls on the same model object share the
-    drafters' stores. With return_dict_in_generate the output has `.stats`, one foretoken Stats per
-    row. Raises ConfigError that names the field for what cannot be done (beam search, ...).
+    what may be learnt from one call for the next. prediction: what will probably be written, a list
+    with the token ids for each prompt or None. Calls on the same model object share the drafters'
+    stores. With return_dict_in_generate the output has `.stats`, one foretoken Stats per row.
+    Raises ConfigError that names the field for what cannot be done (beam search, ...).
     """
 
     def __call__(  # noqa: PLR0913
@@ -69,6 +72,7 @@ class DropIn:
         policy_options: Mapping[str, Any] | None = None,
         verifier: Any = None,
         tenant: str = "",
+        prediction: Any = None,
         **model_kwargs: Any,
     ) -> Any:
         """Decode a prepared call. input_ids: [B, L]. Returns [B, L + n] or a ModelOutput."""
@@ -82,6 +86,9 @@ class DropIn:
         tokenizer = _tokenizer(folder) if folder is not None else None
         with shared_engine(model, tokenizer, folder) as engine:
             use = engine.use(method, policy, verifier, method_options, policy_options)
+            prompts = len(input_ids) // batch.samples
+            likely = predictions(tokenizer, prediction, prompts, False, use.drafter)
+            batch = replace(batch, predictions=likely)
             pairs = [request_of(batch, row) for row in range(len(input_ids))]
             stream = Stream(call["streamer"], pad)
             engine.max_sessions = min(len(pairs), MOST_ROWS)

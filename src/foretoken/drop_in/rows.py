@@ -38,6 +38,7 @@ class Batch:
     keep_scores: bool
     keep_logits: bool
     tenant: str = ""
+    predictions: Sequence[Sequence[int] | None] = ()  # of each prompt; () is none at all
 
     @property
     def eos(self) -> tuple[int, ...]:
@@ -122,8 +123,15 @@ def request_of(batch: Batch, row: int) -> tuple[Request, RowProcessors | None]:
     else:
         ends = {"eos_token_ids": batch.eos}
     limits = Limits(max_new_tokens=batch.max_new_tokens, **ends)
-    kept = batch.keep_logits
-    return Request(ids, sampling, limits, tenant=batch.tenant, keep_logits=kept), rules
+    request = Request(
+        ids,
+        sampling,
+        limits,
+        tenant=batch.tenant,
+        prediction=batch.predictions[row // batch.samples] if batch.predictions else None,
+        keep_logits=batch.keep_logits,
+    )
+    return request, rules
 
 
 def for_row(processor: Any, row: int, batch: Batch) -> Any:

@@ -14,6 +14,7 @@ from foretoken.errors import CapabilityError, ConfigError
 from foretoken.policy.base import Policy
 from foretoken.target.base import Target
 from foretoken.target.cost import cost_curve
+from foretoken.types import Request
 from foretoken.verify.base import Verifier
 
 M = TypeVar("M", bound=BaseModel)
@@ -120,3 +121,17 @@ def check_kinds(drafter: Drafter | type[Drafter], verifier: Verifier | type[Veri
             f"drafter {drafter.name!r} emits {drafter.emits!r} drafts, which verifier "
             f"{verifier.name!r} does not accept (it accepts {', '.join(sorted(verifier.accepts))})"
         )
+
+
+def check_request(target: Target, request: Request) -> None:
+    """Raise ConfigError for a prompt that the target cannot read, or a prediction of no tokens of
+    its."""
+    n, most = len(request.prompt), target.max_context
+    if n == 0:
+        raise ConfigError("prompt", "", "at least one token")
+    if n >= most:
+        raise ConfigError("prompt", f"{n} tokens", f"fewer than the model's context of {most}")
+    for field, tokens in (("prompt", request.prompt), ("prediction", request.prediction or ())):
+        bad = next((t for t in tokens if not 0 <= t < target.vocab), None)
+        if bad is not None:
+            raise ConfigError(field, bad, f"token ids from 0 to {target.vocab - 1}")

@@ -13,9 +13,10 @@ from typing import Any
 from foretoken.commit.stop import StopRule
 from foretoken.commit.text import TextStream
 from foretoken.draft.base import Context, Drafter
-from foretoken.engine.build import Method, build
+from foretoken.engine.build import Method, build, check_request
 from foretoken.engine.loop import step
 from foretoken.errors import ConfigError, ForetokenError
+from foretoken.learn.memory import Memory
 from foretoken.policy.base import Policy
 from foretoken.prompt.sampling import Warper
 from foretoken.prompt.tokens import tokenizer_hash
@@ -55,6 +56,7 @@ class Engine:
         self.context = Context(
             target.vocab, target.eos, tokenizer_hash(tokenizer) if tokenizer else "", assets
         )
+        self.memory = Memory(self.context, target)
         self._defaults = (method, policy, verifier, options, policy_options)
         self._methods: dict[str, Method] = {}
         self.method = self.use(method, policy, verifier, options, policy_options)
@@ -74,12 +76,22 @@ class Engine:
         """A method for requests of this engine; equal arguments share one drafter and its store."""
         policy = policy if policy is not None else self._defaults[1]
         verifier = verifier if verifier is not None else self._defaults[2]
-        key = repr((method, policy, verifier, options, policy_options))
+        key = repr(asked := (method, policy, verifier, options, policy_options))
         if key not in self._methods:
-            self._methods[key] = build(
-                self.target, self.context, method, policy, verifier, options, policy_options
-            )
+            made = build(self.target, self.context, *asked)
+            self.memory.take_up(made)
+            self._methods[key] = made
         return self._methods[key]
+
+    def recall(self, path: Path) -> None:
+        """Take up what was saved, for later `use`, too. Raises ArtifactError, and does nothing."""
+        with self._lock:
+            self.memory.recall(path, self._methods.values())
+
+    def remember(self, path: Path) -> None:
+        """Save what the methods of `use` learned: statistics of texts; see `learn.memory`."""
+        with self._lock:
+            self.memory.remember(path, self._methods.values())
 
     def add(
         self, request: Request, method: Method | None = None, resume: Session | None = None
@@ -89,7 +101,7 @@ class Engine:
         resume: a finished session of a request with `keep_cache`. Its KV rows pass to the new
         session, which reads only what its prompt does not share with that session's tokens.
         """
-        self._check(request)
+        check_request(self.target, request)
         chosen = method or self.method
         limits, sampling = request.limits, request.sampling
         eos = limits.eos_token_ids if limits.eos_token_ids is not None else self.target.eos
@@ -147,16 +159,6 @@ class Engine:
             session.cache.release()
             raise
         self.sessions.append(session)
-
-    def _check(self, request: Request) -> None:
-        n, most = len(request.prompt), self.target.max_context
-        if n == 0:
-            raise ConfigError("prompt", "", "at least one token")
-        if n >= most:
-            raise ConfigError("prompt", f"{n} tokens", f"fewer than the model's context of {most}")
-        bad = next((t for t in request.prompt if not 0 <= t < self.target.vocab), None)
-        if bad is not None:
-            raise ConfigError("prompt", bad, f"token ids from 0 to {self.target.vocab - 1}")
 
     def step(self) -> list[tuple[Session, Step]]:
         """One forward for every session that is in; finished ones leave. [] when nothing is left.

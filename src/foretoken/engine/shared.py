@@ -34,9 +34,12 @@ class _Seat:
     lock: Lock = field(default_factory=Lock)
     engines: list[Engine] = field(default_factory=list)
 
-    def engine(self, target: Target, tokenizer: Any, assets: Path | None) -> Engine:
-        """The engine for this tokenizer; hashing one costs time, so identity is asked first."""
-        here = [e for e in self.engines if e.context.assets == assets]
+    def engine(
+        self, target: Target, tokenizer: Any, assets: Path | None, memory: Path | None
+    ) -> Engine:
+        """The engine for this tokenizer; hashing one costs time, so identity is asked first. One
+        that writes to a file shares nothing with calls that name none."""
+        here = [e for e in self.engines if e.context.assets == assets and e.memory.path == memory]
         found = next((e for e in here if e.tokenizer is tokenizer), None)
         if found is None and tokenizer is not None:
             mark = tokenizer_hash(tokenizer)
@@ -56,10 +59,11 @@ _seats: weakref.WeakKeyDictionary[Any, _Seat] = weakref.WeakKeyDictionary()
 
 @contextmanager
 def shared_engine(
-    model: Any, tokenizer: Any = None, assets: Path | None = None
+    model: Any, tokenizer: Any = None, assets: Path | None = None, memory: Path | None = None
 ) -> Iterator[Engine]:
     """The engine of a transformers model or of a Target; the model is in eval mode meanwhile.
 
+    memory: the file that the caller's `remembering` will be given, if any.
     Raises CapabilityError or ConfigError for a model that cannot be a target, ForetokenError for
     a Target that another call is using.
     """
@@ -77,7 +81,7 @@ def shared_engine(
             yield _engine(HFTarget(model), tokenizer, assets)
             return
         try:
-            yield seat.engine(target, tokenizer, assets)
+            yield seat.engine(target, tokenizer, assets, memory)
         finally:
             _give_back(target)
             seat.lock.release()

@@ -117,7 +117,10 @@ def measure(
 
 
 def cost_curve(target: Any, on_point: Callable[[int, int, float], None] | None = None) -> CostCurve:
-    """The curve of this target here: from the cache folder, or measured now and kept there."""
+    """The curve of this target here: its own, from the cache folder, or measured now and kept."""
+    own = getattr(target, "curve", None)
+    if isinstance(own, CostCurve):  # a replayed model brings the curve that its clock runs by
+        return own
     if not hasattr(target, "model"):  # a target of another kind: nothing to know it again by
         return measure(target, on_point=on_point)
     key = machine_key(target)

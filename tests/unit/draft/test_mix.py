@@ -102,7 +102,8 @@ def test_sources_are_named_and_learn_what_they_are_worth():
     assert {name for step in steps for n in step.tree.sources for name in n.split("+")} == {
         "prompt-lookup", "random",
     }  # fmt: skip
-    worth = dict(zip(made.judge.names, made.judge.reliability, strict=True))
+    judge = made.judges.get("")
+    worth = dict(zip(judge.names, judge.reliability, strict=True))
     assert worth["random"].estimate(0.5, 0, 1, 0) < 0.2  # uniform over 32 tokens
     promised = sum(sum(step.tree.joint) for step in steps[40:])
     stood = sum(len(step.verdict.path) for step in steps[40:])
@@ -178,10 +179,11 @@ def test_state_survives_and_is_used():
     run(build(target, made.context, made, "fixed", None, None, {"nodes": 8}))
     again = mix(target, ("prompt-lookup", "random"))
     again.load(json.loads(json.dumps(made.state())))
-    assert again.judge.state() == made.judge.state()
+    assert again.judges.get("").state() == made.judges.get("").state()
+    known = made.judges.get("")
     other = mix(target, ("random", "aded"))  # other sources: what is known of `random` is kept
     other.load(json.loads(json.dumps(made.state())))
-    assert other.judge.reliability[0].state() == made.judge.reliability[1].state()
+    assert other.judges.get("").reliability[0].state() == known.reliability[1].state()
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """forced: judge a draft by a given text instead of the target's own choice.
 
-The target runs every forward and its choice is computed at every node visited, at the same cost as
-with the rule `walk`; then the reference decides. So drafters can be measured on human text at the
-real cost of the target. Lossy by design, hence in bench/ and not among the registered rules.
+For measurements: the bench decodes reference texts at the target's real cost, a replay decodes what
+was recorded. Lossy by design, hence not among the registered rules.
 """
 
 from __future__ import annotations
@@ -18,30 +17,35 @@ from foretoken.verify.base import Verifier
 
 
 class Forced(Verifier):
-    """Follows one text. tokens: prompt and reference; the rule serves this one session."""
+    """Follows one text. tokens: prompt and reference; the rule serves this one session. choose:
+    compute the target's choice at every node visited, at the cost that the rule `walk` has, before
+    it is overruled; without it only the text is looked at."""
 
     name = "forced"
-    summary = "follow a reference text (bench only)"
+    summary = "follow a reference text (bench and replay only)"
     source = "own"
     exact: ClassVar[frozenset[str]] = frozenset()
     accepts: ClassVar[frozenset[Kind]] = frozenset(KINDS)
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.tokens = list(tokens)
+    def __init__(self, tokens: Sequence[int], choose: bool = True) -> None:
+        self.tokens, self.choose = list(tokens), choose
 
     def judge(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """As `decide`: greedy text is overruled, too."""
         return self.decide(tree, rows, coins)
 
     def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
-        """The nodes that spell the reference, and the reference's next token."""
+        """The nodes that spell the reference, and the reference's next token. Its last token is
+        never a node that stands: nothing is known of what follows."""
         path: list[int] = []
         at = -1
         while True:
-            rows.token(at, coins)  # the target's choice: paid for, then overruled
-            token = self.tokens[rows.position(at)]
+            if self.choose:
+                rows.token(at, coins)
+            place = rows.position(at)
+            token = self.tokens[place]
             follow = next((c for c in tree.children[at + 1] if tree.tokens[c] == token), None)
-            if follow is None:
+            if follow is None or place == len(self.tokens) - 1:
                 return Verdict(tuple(path), token)
             path.append(follow)
             at = follow
