@@ -234,3 +234,16 @@ def test_a_trace_that_cannot_be_added_to_is_refused(cli, model, tmp_path, damage
     assert len(ran.err.strip().splitlines()) == 1
     assert ran.out == ""
     assert (path.read_bytes() if path.is_file() else None) == before
+
+
+def test_explain_says_who_proposed_what(cli, model):
+    ran = call(cli, model, "--explain", "--json", PROMPT)
+    assert ran.code == 0, ran.err
+    document = json.loads(ran.out.splitlines()[-1])
+    steps, counted = document["explained"]["steps"], document["statistics"]
+    assert sum(len(step["tokens"]) for step in steps) == counted["tokens"]
+    assert sum(step["accepted"] for step in steps) == counted["accepted"]
+    assert all(len(step["by"]) == len(step["tokens"]) for step in steps)
+    assert sum(sum(step["drafted"].values()) for step in steps) == counted["drafted"]
+    assert "expected" in ran.err
+    assert "Sources" in ran.err

@@ -12,8 +12,21 @@ from rich.table import Table
 
 from foretoken.types import Session, Step
 
+Watcher = Callable[[Session, Step], None]
+
 ALONE = "draft"  # what a drafter that is no mixture is called
 WIDEST = 36  # characters of text shown in a row
+
+
+def together(*watchers: Watcher | None) -> Watcher:
+    """All that are there, in turn."""
+
+    def watch(session: Session, step: Step) -> None:
+        for watcher in watchers:
+            if watcher is not None:
+                watcher(session, step)
+
+    return watch
 
 
 @dataclass(frozen=True)
@@ -64,8 +77,9 @@ class Explainer:
                     out.setdefault(name, {"scored": 0, "stood": 0})[what] += count
         return out
 
-    def show(self, console: Console, decode: Callable[[Sequence[int]], str]) -> None:
-        """Two tables: the steps, and the sources."""
+    def show(self, decode: Callable[[Sequence[int]], str]) -> None:
+        """Two tables on stderr: the steps, and the sources."""
+        console = Console(stderr=True)
         table = Table("at", "scored", "expected", "stood", "text", "ms draft", "ms target",
                       title="What was drafted, what was expected, what stood")  # fmt: skip
         for step in self.steps:

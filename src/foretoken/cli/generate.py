@@ -37,6 +37,12 @@ def generate(  # noqa: PLR0913, PLR0917
     show_draft: Annotated[
         bool, typer.Option("--show-draft", help="Colour what was drafted and accepted.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Every step: who proposed what, what was expected, what stood."
+        ),
+    ] = False,
     trace: TraceFile = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout instead of the text.")
@@ -51,6 +57,7 @@ def generate(  # noqa: PLR0913, PLR0917
 
     from foretoken.cli import render
     from foretoken.cli.answer import answer
+    from foretoken.cli.explain import Explainer, together
     from foretoken.learn.memory import remembering
     from foretoken.prompt.prediction import predictions
     from foretoken.prompt.tokens import encode_prompt, render_chat
@@ -67,9 +74,11 @@ def generate(  # noqa: PLR0913, PLR0917
         sys.stdout.write(render.painted(pieces, colour))
         sys.stdout.flush()
 
+    explainer = Explainer() if explain else None
     with remembering(engine, method.memory), recording(engine, trace, earlier) as recorder:
         request = Request(ids, sampling, limits, prediction=likely)
-        done = answer(engine, request, None if json else show, on_step=recorder)
+        watching = together(recorder, explainer.watch if explainer is not None else None)
+        done = answer(engine, request, None if json else show, on_step=watching)
         typer.echo(render.statistics(done.completion, done.seconds, method.method), err=True)
         if json:
             facts = {
@@ -78,9 +87,12 @@ def generate(  # noqa: PLR0913, PLR0917
                 "method": method.method,
                 "policy": engine.method.policy.name,
             }
+            facts |= {"explained": explainer.document()} if explainer is not None else {}
             typer.echo(jsonlib.dumps(render.document(done.completion, done.seconds, **facts)))
         elif not done.completion.text.endswith("\n"):
             typer.echo()
+        if explainer is not None:
+            explainer.show(engine.tokenizer.decode)
     if done.interrupted:
         raise typer.Exit(INTERRUPTED)
 

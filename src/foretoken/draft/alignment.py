@@ -19,7 +19,7 @@ from typing import NamedTuple
 INSERTED, REPLACED, NEARBY, ONE_FAR, ONE, FEW, SEVERAL, MANY = range(8)
 # How often the next expected token stood, by class, on half of the documents of IteraTeR's R3
 # sessions (human edits, 4 k vocabulary); only a start, since rates are learned.
-START_RATES = (0.14, 0.06, 0.06, 0.17, 0.68, 0.92, 0.97, 0.99)
+START_RATES = (0.14, 0.06, 0.06, 0.26, 0.66, 0.92, 0.97, 0.99)
 SETTLED = 4  # agreeing tokens that make a candidate the pointer
 NEAR = 8  # places of a token that are looked at, around each of two middles
 FOUND = 3  # of these, candidates at most
@@ -89,7 +89,7 @@ class Alignment:
                 n += 1
             if place + 1 < len(expected):
                 gap = place - self._at  # of the expected text, left out; less than 0: said again
-                far = min(gap if gap >= 0 else -3 * gap, abs(place + 1 - middle))
+                far = min(gap, abs(place + 1 - middle)) if gap >= 0 else -3 * gap
                 found.append((n, far, place + 1))
         found.sort(key=lambda item: (-item[0], item[1], item[2]))
         return [

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from foretoken.draft.suffix_tree import SuffixTree
+from foretoken.draft.suffix_tree import NOWHERE, SuffixTree
 
 
 class Place(NamedTuple):
@@ -81,62 +81,53 @@ def follow(place: Place, room: Room, worth: Sequence[float]) -> Guess:
 
 def spread(place: Place, room: Room, worth: Sequence[float]) -> Guess:
     """The likeliest tree: nodes of the largest joint probability. worth: as in `follow`."""
-    tree, least, last = place.tree, room.least, len(worth) - 1
+    tree, _, _, own = place
+    texts, starts, ends, below = tree.text, tree.start, tree.end, tree.below
     tokens, parents, q, depths = list[int](), list[int](), list[float](), list[int]()
-    score, serial = 0.0, 0
+    score, serial, last, least = 0.0, 0, len(worth) - 1, room.least
     # (-joint, order of arrival, q, token, parent, depth, node, tokens of its path)
     heap: list[tuple[float, int, float, int, int, int, int, int]] = []
-    node, at, own, depth, parent, joint = place.node, place.at, place.own, 0, -1, 1.0
+    negative, token, depth, node, at = -1.0, NOWHERE, -1, place.node, place.at
     while True:
-        here = worth[depth if depth < last else last]
-        if joint * here >= least and depth < room.depth:
-            below = likely(tree, node, at, own, least / (joint * here))
-            for share, token, child in below:
-                serial += 1
-                chance = share * here
-                heappush(
-                    heap, (-joint * chance, serial, chance, token, parent, depth, child, at + 1)
-                )
-        while heap:
-            negative, _, chance, token, parent, depth, node, at = heappop(heap)
-            tokens.append(token)
-            parents.append(parent)
-            q.append(chance)
-            depths.append(depth)
-            score -= negative
-            if token not in room.eos:
-                break
-        else:
-            break
-        if len(tokens) == room.nodes:
-            break
-        joint, own, depth, parent = -negative, 0, depth + 1, len(tokens) - 1
-    return Guess(tokens, parents, q, depths, score)
+        depth, parent = depth + 1, len(tokens) - 1
+        sure = worth[depth if depth < last else last]
+        most = negative * sure  # joint probability of a sure child, negative
+        if depth < room.depth and most <= -least and token not in room.eos:
+            if at < ends[node] or not below[node]:  # inside an edge, or below the last count
+                there = starts[node] + at
+                if there < len(texts[node]):
+                    serial += 1
+                    token = texts[node][there]
+                    heappush(heap, (most, serial, sure, token, parent, depth, node, at + 1))
+            else:
+                for share, token, child in likely(tree, node, own, -least / most):
+                    serial += 1
+                    item = (share * most, serial, share * sure, token, parent, depth, child, at + 1)
+                    heappush(heap, item)
+        if not heap or len(tokens) == room.nodes:
+            return Guess(tokens, parents, q, depths, score)
+        negative, _, chance, token, parent, depth, node, at = heappop(heap)
+        tokens.append(token)
+        parents.append(parent)
+        q.append(chance)
+        depths.append(depth)
+        score -= negative
+        own = 0
 
 
-def likely(
-    tree: SuffixTree, node: int, at: int, own: int, least: float
-) -> list[tuple[float, int, int]]:
-    """(share, token, node) of what may follow `at` tokens of the path to `node` with a share of
-    `least` or more, likeliest first."""
-    children = tree.below[node]
-    if at < tree.end[node] or not children:
-        text, there = tree.text[node], tree.start[node] + at
-        return [(1.0, text[there], node)] if there < len(text) else []
-    count = tree.count
+def likely(tree: SuffixTree, node: int, own: int, least: float) -> list[tuple[float, int, int]]:
+    """(share, token, child) of the children with a share of `least` or more, likeliest first."""
+    count, best, children = tree.count, tree.best[node], tree.below[node]
     total = count[node] - own
     need = least * total
-    best = tree.best[node]
-    if count[best] >= total - need:  # no other can have enough
-        return (
-            [(count[best] / total, tree.text[best][tree.start[best] + at], best)]
-            if count[best] >= need
-            else []
-        )
-    return sorted(
-        [(count[c] / total, token, c) for token, c in children.items() if count[c] >= need],
-        reverse=True,
-    )
+    if count[best] < need:
+        return []
+    if total - count[best] < need:  # no other has enough
+        token = tree.text[best][tree.start[best] + tree.end[node]]
+        return [(count[best] / total, token, best)]
+    assert children is not None
+    kept = [(count[c] / total, token, c) for token, c in children.items() if count[c] >= need]
+    return sorted(kept, reverse=True)
 
 
 def top(place: Place) -> tuple[float, int] | None:

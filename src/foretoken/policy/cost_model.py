@@ -13,14 +13,14 @@ asking costs half of the allowed slack: cheap drafters are asked always ("in sha
 seldom. A drafter with several ways of drafting is asked in the one that has paid best. Where each
 level costs a forward, or nodes are drawn (and so may not be dropped: U0), the depth is settled
 beforehand (`Depths`). Every session keeps a `Debt`: over every window of its steps it takes at most
-(1 + slack) x plain time plus a few plain steps, whatever is drafted.
+(1 + slack) x plain time plus a moment, whatever is drafted.
 Source: methods/length-policies.md 3B, U1-U11. Learns: counts and seconds, nothing of anyone's text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field
@@ -33,24 +33,13 @@ from foretoken.policy.arms import Arm, choose
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
+from foretoken.policy.ledger import Ledger, claims
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
 WINDOW = 0.01  # weight of the newest step in the rate and in what promises are worth
 DOUBT = 20.0  # promised tokens before the first is believed or not
-
-
-@dataclass
-class Ledger:
-    """What the policy holds of one session."""
-
-    debt: Debt
-    luck: int = 0  # accepted tokens of the last step
-    lucky: str | None = None  # the way that the last step was drafted in, if that paid
-    way: str | None = None  # of the proposal under way; None: nothing was asked
-    idle: dict[str, int] = field(default_factory=dict)  # steps since a way was asked
-    offer: DraftTree = EMPTY  # the proposal under way, whole
 
 
 class CostModel(Policy):
@@ -72,7 +61,9 @@ class CostModel(Policy):
         slack: float = Field(
             0.01, ge=0.0, description="share of plain decoding's time that may be lost"
         )
-        allowance: float = Field(1.0, ge=0.0, description="and so many plain steps besides")
+        allowance: float = Field(
+            0.1, ge=0.0, description="and so many seconds of a request (one plain step at least)"
+        )
         credit: float = Field(4.0, ge=0.0, description="plain steps of earlier gains that count")
 
     needs_curve = True
@@ -96,40 +87,45 @@ class CostModel(Policy):
             ledger.way = ""
             return most
         drafter, plain = session.drafter, self._plain(session)
-        arms = {way: self._arm(drafter, way) for way in drafter.ways}
-        chosen = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky)
-        if chosen is None:
+        ways = {way: self._arm(drafter, way) for way in drafter.ways}
+        cheapest = drafter.ways[0]
+        rich = ledger.debt.owed <= -plain  # an unknown cost is paid from gains
+        arms = {way: arm for way, arm in ways.items() if way == cheapest or arm.asked or rich}
+        way = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky)
+        if way is None:
             return Budget(0)
-        way, arm = chosen, arms[chosen]
-        if not drafter.runs_model and drafter.emits == "point":
-            # asking alone would eat up what is allowed: there must be room for a node as well
-            least = arm.seconds + self._share(session, 1)
-            return self._granted(ledger, way, replace(most, way=way), least, plain)
-        deepest = min(self.options.depth, self._nodes)
+        if drafter.runs_model or drafter.emits != "point":
+            return self._deep(session, replace(most, way=way), plain)
+        # asking alone would eat up what is allowed: there must be room for a node as well
+        least = ways[way].seconds + self._share(session, 1)
+        return self._granted(ledger, replace(most, way=way), least, plain)
+
+    def _deep(self, session: Session, most: Budget, plain: float) -> Budget:
+        """The depth that pays, where every level costs a forward or nothing may be dropped."""
+        ledger, drafter = self._ledger(session), session.drafter
+        arm = self._arm(drafter, most.way)
         depth, gain = arm.depths.choose(
-            deepest, self._rate(plain), lambda n: self._share(session, n)
+            min(most.depth, most.nodes), self._rate(plain), lambda n: self._share(session, n)
         )
         if not depth:
             arm.gain = min(arm.gain, gain)
-            depth = 1
-            if ledger.idle[way] < arm.interval(self.options.slack * plain / 2):
+            if ledger.idle[most.way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
-        drafting, nodes = depth * arm.depths.seconds, self._nodes
-        if (
-            drafter.emits != "point"
-        ):  # none of them may be dropped later: no more than is affordable
+        if not depth or not arm.asked:
+            depth = 1  # a trial, or the first one, when nobody knows what a level costs
+        drafting, nodes = depth * arm.depths.seconds, most.nodes
+        if drafter.emits != "point":  # no more than is affordable: none may be dropped later
             while nodes and not ledger.debt.affords(self._share(session, nodes) + drafting, plain):
                 nodes -= 1
-        budget = replace(most, way=way, depth=depth, nodes=nodes)
-        return self._granted(ledger, way, budget, plain + drafting, plain)
+        return self._granted(
+            ledger, replace(most, depth=depth, nodes=nodes), plain + drafting, plain
+        )
 
-    def _granted(
-        self, ledger: Ledger, way: str, budget: Budget, seconds: float, plain: float
-    ) -> Budget:
+    def _granted(self, ledger: Ledger, budget: Budget, seconds: float, plain: float) -> Budget:
         """The budget, if the session can afford a step that costs so much and brings nothing."""
         if not budget.nodes or not ledger.debt.affords(seconds, plain):
             return Budget(0)
-        ledger.way, ledger.idle[way] = way, 0
+        ledger.way, ledger.idle[budget.way] = budget.way, 0
         return budget
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:
@@ -184,7 +180,7 @@ class CostModel(Policy):
         luck = recent(self._ledger(session).luck)
         q: list[float] = []
         joint: list[float] = []
-        for claim, parent in zip(_claims(tree), tree.parents, strict=True):
+        for claim, parent in zip(claims(tree), tree.parents, strict=True):
             q.append(reliability.estimate(*claim, luck))
             joint.append(q[-1] * (joint[parent] if parent >= 0 else 1.0))
         return q, joint
@@ -215,7 +211,7 @@ class CostModel(Policy):
             return
         self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
         plain = self.latency(step.batch, step.context) / step.batch
-        # a drafter that was not asked still learns; what that takes is not drafting's debt
+        # in a batch, others' drafting is no debt of a session that did not ask
         drafting = step.seconds["draft"] if ledger.way is not None else 0.0
         spent = self.latency(step.rows, step.context) / step.batch + drafting
         tokens = len(step.committed.tokens)
@@ -239,13 +235,13 @@ class CostModel(Policy):
         """Follow the text down the proposal, as far as it goes: at every node that stood, the
         children that were proposed, scored or not, were right or wrong."""
         reliability, luck = self._reliability[session.drafter.name], recent(ledger.luck)
-        offer, claims, node = ledger.offer, _claims(ledger.offer), -1
+        offer, said, node = ledger.offer, claims(ledger.offer), -1
         spelled = [step.tree.tokens[i] for i in step.verdict.path]
         for token in (*spelled, step.verdict.bonus):
             follow = None
             for child in offer.children[node + 1]:
                 right = offer.tokens[child] == token
-                reliability.learn(*claims[child], luck, float(right))
+                reliability.learn(*said[child], luck, float(right))
                 follow = child if right else follow
             if follow is None:
                 return
@@ -293,10 +289,3 @@ class CostModel(Policy):
             self._reliability.setdefault(name, Reliability()).load(bins)
         for name, way, depths in state.get("depths", []):
             self._arms.setdefault((name, way), Arm()).depths.load(depths)
-
-
-def _claims(tree: DraftTree) -> list[tuple[float, int, int]]:
-    """[n] what the drafter says of each node: q (0.5 if it says nothing), evidence, depth."""
-    n = len(tree)
-    q, evidence = tree.q or [0.5] * n, tree.evidence or [0] * n
-    return list(zip(q, evidence, tree.depths, strict=True))

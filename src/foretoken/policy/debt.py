@@ -2,11 +2,12 @@
 
 After every step debt <- max(-credit, debt + time - (1 + slack) x plain x tokens), with `plain` the
 seconds of a plain step. A step is drafted only if its time, should nothing of it stand, keeps the
-debt within `allowance`. Then every window of steps takes at most (1 + slack) x plain x tokens +
+debt within the allowance. Then every window of steps takes at most (1 + slack) x plain x tokens +
 allowance + credit, by induction. Earlier gains count up to `credit` only: without that cap a good
 quarter would let the rule burn time for thousands of steps.
-Source: methods/length-policies.md, U8; its constants (5 plain steps each) are smaller here, because
-a text of 100 tokens should not be able to lose 10 %.
+Source: methods/length-policies.md, U8. There the allowance is 5 plain steps; here it is a time that
+nobody notices, and one plain step at least: a large model risks little of its long steps, and a
+small one, whose steps are short and whose drafts are dear, is not stopped by its first bad luck.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Debt:
-    """Seconds owed to plain decoding; allowance and credit are in plain steps."""
+    """Seconds owed to plain decoding. allowance: seconds; credit: plain steps."""
 
     slack: float
     allowance: float
@@ -25,7 +26,7 @@ class Debt:
 
     def affords(self, seconds: float, plain: float) -> bool:
         """Whether a step of so many seconds may be risked: it gives one token at least."""
-        return self.owed + seconds - (1.0 + self.slack) * plain <= self.allowance * plain
+        return self.owed + seconds - (1.0 + self.slack) * plain <= max(self.allowance, plain)
 
     def settle(self, seconds: float, plain: float, tokens: int) -> None:
         """A step took so long and gave so many tokens."""

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tests import tiny
+from tests.exact.enumeration import distance, law, model
 
 from foretoken import registry
 from foretoken.draft import stand_template
@@ -28,8 +30,6 @@ from foretoken.prompt.tokens import encode_prompt
 from foretoken.target.load import load
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Committed, Sampling, Scores, Step, Verdict
-from tests import tiny
-from tests.exact.enumeration import distance, law, model
 
 WARM = Sampling(temperature=1.0)
 WIDE = Budget(40, 10)

@@ -62,7 +62,7 @@ def steps(drafter, prompt, tokens, budget):
 
 @pytest.mark.parametrize("mode", ["path", "tree"])
 def test_a_repeated_request_takes_one_step_per_draft(mode):
-    drafter = make(mode=mode, factor=1.0, min_token_prob=1e-9)
+    drafter = make(mode=mode, factor=1.0, offset=0, min_token_prob=1e-9)
     prompt, tokens = list(range(100, 140)), list(range(200, 400))
     first, _ = steps(drafter, prompt, tokens, Budget(20))
     again, sizes = steps(drafter, prompt, tokens, Budget(20))
@@ -79,7 +79,7 @@ def test_a_draft_is_bounded_by_the_match(factor, offset, most):
 
 
 def test_the_own_text_wins_a_tie_and_the_store_where_it_knows_more():
-    drafter = make(factor=1.0, min_token_prob=1e-9)
+    drafter = make(factor=1.0, offset=0, min_token_prob=1e-9)
     answer(drafter, [0], [5, 6, 7, 8, 9])
     session = begin(drafter, [5, 6, 1, 2, 5, 6])
     store = session.memo["suffix-store"].finished
@@ -121,7 +121,7 @@ def test_the_winner_has_the_best_score_of_all_candidates(mode):
 
 
 def test_shares_are_believed_as_far_as_they_came_true():
-    drafter = make(factor=1.0)
+    drafter = make(factor=1.0, offset=0)
     answer(drafter, [0], [1, 2, 3])
     session = begin(drafter, [9, 1, 2])
     assert drafter.propose(session, Budget(1)).q == [PRIOR[1][0][0]]

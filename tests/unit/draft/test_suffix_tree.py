@@ -135,8 +135,25 @@ def test_tree_mode_takes_the_likeliest_nodes():
 def test_a_sure_child_saves_the_look_at_the_others():
     tree = grown(*[[1, 2]] * 9, [1, 3])
     node = tree.find([1], 0)
-    assert likely(tree, node, 1, 0, 0.5) == [(0.9, 2, tree.find([1, 2], 0))]
-    assert [token for _, token, _ in likely(tree, node, 1, 0, 0.05)] == [2, 3]
+    assert likely(tree, node, 0, 0.5) == [(0.9, 2, tree.find([1, 2], 0))]
+    assert [token for _, token, _ in likely(tree, node, 0, 0.05)] == [2, 3]
+    assert likely(tree, node, 0, 0.95) == []
+
+
+@given(st.lists(st.integers(0, 2), min_size=4, max_size=60), st.integers(0, 12), st.integers(1, 6))
+def test_the_likeliest_tree_is_found(text, nodes, depth):
+    """Against all paths below a match, sorted."""
+    tree, worth, match = grown(text, depth=7), [0.9, 0.7, 0.8], text[1:2]
+    room = Room(nodes, depth, 0.02, (2,))
+    guess = spread(place(tree, *match), room, worth)
+    counts, joints = counted([text], 7), {(): 1.0}
+    for path in sorted((s[1:] for s in counts if s[0] == match[0] and len(s) > 1), key=len):
+        if len(path) <= depth and path[:-1] in joints and 2 not in path[:-1]:
+            share = counts[(*match, *path)] / counts[(*match, *path[:-1])]
+            joints[path] = joints[path[:-1]] * share * worth[min(len(path) - 1, 2)]
+    most = sorted((j for p, j in joints.items() if p and j >= 0.02), reverse=True)[:nodes]
+    assert guess.score == pytest.approx(sum(most))
+    assert len(guess.tokens) == len(guess.q) == len(guess.depths) == len(most)
 
 
 def test_a_draft_goes_on_below_the_deepest_count():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests import tiny
 
 from foretoken.cli.main import main
 from foretoken.draft import stand_template
@@ -27,7 +28,6 @@ from foretoken.learn.stand_tree import (
     tune,
 )
 from foretoken.types import Sampling
-from tests import tiny
 
 PROMPTS = [tiny.prompt(seed, 8, 32) for seed in range(3)]
 NEW, SAMPLES = 24, 2
@@ -118,7 +118,7 @@ def test_the_rank_of_acceptance_has_the_law_of_recursive_rejection() -> None:
         rank = accepted_at(p, q, token, dice) if token < 4 else None
         backwards[rank, token] += 1
         forwards[rejected(np.array([*p, 0.2]), np.array([*q, 0.0]), dice)] += 1
-    assert {rank for rank, _ in forwards} == {None, 0, 1, 2}
+    assert {rank for rank, _ in forwards} == {None, 0, 1, 2, 3}
     for cell in {*backwards, *forwards}:
         a, b = backwards[cell], forwards[cell]
         assert abs(a - b) < 5 * (a + b) ** 0.5, (cell, a, b)
@@ -159,8 +159,8 @@ def test_texts_that_repeat_nothing_are_refused() -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tree.json"
-    command = "train stand-tree --limit 2 --samples 2 -n 20 --nodes 12 --json --out".split()
-    assert main([*command, str(out)]) == 0
+    sizes = ["--limit", "2", "--samples", "2", "-n", "20", "--nodes", "12"]
+    assert main(["train", "stand-tree", *sizes, "--json", "--out", str(out)]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     document = json.loads(out.read_text())
     assert len(stand_template.read(out, drawn=False)) == figures["nodes"] == 12

@@ -106,6 +106,14 @@ def test_a_deterministic_drafter_gets_in_a_run_what_its_offers_say() -> None:
             at += span.tokens
 
 
+def test_the_optimum_pays_for_the_proposals_that_it_takes() -> None:
+    _, best, *_ = contest(Price(0.25, 0.5), "prompt-lookup").bounds()
+    taken = [span for run in best.run for span in run if span.nodes]
+    assert taken
+    for span in taken:
+        assert span.seconds == pytest.approx(CURVE(1 + span.nodes) + 0.25)
+
+
 def test_an_outage_silences_the_drafter_and_of_a_mixture_the_first_source() -> None:
     out = replace(stream(), outages=[False, True, True, False])
     (single,) = contest(Price(), "prompt-lookup", of=out).ran

@@ -1,0 +1,27 @@
+"""What cost-model holds of one session between and during its steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from foretoken.policy.debt import Debt
+from foretoken.tree import EMPTY, DraftTree
+
+
+@dataclass
+class Ledger:
+    """What the policy holds of one session."""
+
+    debt: Debt
+    luck: int = 0  # accepted tokens of the last step
+    lucky: str | None = None  # the way that the last step was drafted in, if that paid
+    way: str | None = None  # of the proposal under way; None: nothing was asked
+    idle: dict[str, int] = field(default_factory=dict)  # steps since a way was asked
+    offer: DraftTree = EMPTY  # the proposal under way, whole
+
+
+def claims(tree: DraftTree) -> list[tuple[float, int, int]]:
+    """[n] what the drafter says of each node: q (0.5 if it says nothing), evidence, depth."""
+    n = len(tree)
+    q, evidence = tree.q or [0.5] * n, tree.evidence or [0] * n
+    return list(zip(q, evidence, tree.depths, strict=True))
