@@ -10,22 +10,19 @@ drafter and on a session, by the sizes of its objects.
 
 from __future__ import annotations
 
-import gc
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from time import process_time_ns
-from types import FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
-from pydantic import BaseModel
 
 from foretoken import registry
 from foretoken.bench.report import Machine
+from foretoken.bench.sizes import held, reached
 from foretoken.bench.spec import Spec
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import options as checked
@@ -48,7 +45,6 @@ from foretoken.types import (
 NODES = 32
 PROMPT, ANSWER = 256, 1024  # tokens of a document at most
 WRONG = 20  # every so many-th token of a prediction is not what comes
-UNCOUNTED = (type, ModuleType, FunctionType, BaseModel, Context)
 
 
 class Told(Scores):
@@ -82,8 +78,9 @@ class DraftTimes(Options):
     """The document of `foretoken bench --drafting --json`."""
 
     machine: Machine
-    text: str
-    nodes: int
+    text: str  # which
+    tokens: int  # of it
+    nodes: int  # of a draft, at most
     results: list[DraftTime]
     interrupted: bool = False  # Ctrl-C: the figures are those of what was finished
 
@@ -112,7 +109,7 @@ def stream(
         start = process_time_ns()
         drafter.begin(session)
         learning = process_time_ns() - start
-        budget = Budget(nodes)
+        budget = Budget(nodes, way=drafter.ways[0])  # the cheapest: no model
         while rest:
             start = process_time_ns()
             tree = drafter.propose(session, budget)
@@ -170,6 +167,21 @@ def _result(label: str, spent: Spent, grown: int) -> DraftTime:
     )
 
 
+def time_drafters(
+    specs: Sequence[Spec], documents: Sequence[Sequence[int]], context: Context, nodes: int,
+    on_tokens: Callable[[str, int], None] = lambda *_: None,
+) -> tuple[list[DraftTime], bool]:  # fmt: skip
+    """One after the other, over the same documents; whether Ctrl-C ended it early."""
+    out: list[DraftTime] = []
+    try:
+        for spec in specs:
+            note = partial(on_tokens, spec.label)
+            out.append(time_drafter(spec, documents, context, nodes, note))
+    except KeyboardInterrupt:
+        return out, True
+    return out, False
+
+
 def model_free() -> list[str]:
     """The registered drafters that run no model, are not for testing, and draft."""
     out = []
@@ -183,10 +195,13 @@ def model_free() -> list[str]:
     return out
 
 
-def real_text(tokenizer: Any, files: Sequence[Path], tokens: int) -> Iterator[list[int]]:
+def real_text(
+    tokenizer: Any, files: Sequence[Path], tokens: int, limit: int | None = None
+) -> Iterator[list[int]]:
     """Documents of `tokens` tokens in all, PROMPT + ANSWER at most each: the prompts and references
-    of these files, then, if there are none, the modules of Python's standard library."""
-    for text in _texts(tokenizer, files):
+    of these files (`limit` prompts), or the modules of Python's standard library if there are none.
+    """
+    for text in _texts(tokenizer, files, limit):
         for start in range(0, len(text), PROMPT + ANSWER):
             piece = text[start : start + PROMPT + ANSWER][:tokens]
             tokens -= len(piece)
@@ -196,40 +211,17 @@ def real_text(tokenizer: Any, files: Sequence[Path], tokens: int) -> Iterator[li
                 return
 
 
-def _texts(tokenizer: Any, files: Sequence[Path]) -> Iterator[list[int]]:
+def _texts(tokenizer: Any, files: Sequence[Path], limit: int | None) -> Iterator[list[int]]:
     from foretoken.bench.prompts import read_prompts
     from foretoken.learn.corpus import stdlib_source
 
     if files:
-        for prompt in read_prompts(files, tokenizer):
+        for prompt in read_prompts(files, tokenizer, limit):
             yield prompt.tokens + (prompt.reference or [])
         return
     for document in stdlib_source()[0]:
         if document.kind == "module":
             yield [int(i) for i in tokenizer.encode(document.text, add_special_tokens=False)]
-
-
-def reached(thing: Any, seen: set[int] | None = None) -> dict[int, int]:
-    """Bytes of every object that hangs on `thing`, by its id; tensors and arrays with what they
-    own. seen: objects that do not count, nor what hangs on them alone. Options, code and what a
-    drafter was told of its target never count."""
-    known, stack, out = set(seen or ()), [thing], dict[int, int]()
-    while stack:
-        one = stack.pop()
-        if id(one) in known or isinstance(one, UNCOUNTED):
-            continue
-        known.add(id(one))
-        out[id(one)] = sys.getsizeof(one)
-        if isinstance(one, torch.Tensor):
-            out[id(one)] += one.untyped_storage().nbytes()
-        elif not isinstance(one, np.ndarray):
-            stack += gc.get_referents(one)
-    return out
-
-
-def held(thing: Any, seen: dict[int, int] | None = None) -> int:
-    """Bytes that hang on `thing`."""
-    return sum(reached(thing, set(seen or ())).values())
 
 
 def _session(

@@ -34,6 +34,7 @@ class Stream:
     widen: int
     document: StreamReport
     keep_learning: bool = False  # what was learned on a suite serves the next
+    prompt_tokens: int | None = None  # kept of a prompt, from its end; None: what the model takes
     on_suite: Callable[[StreamReport, str], None] = lambda _, __: None
 
     def run(self, suites: Sequence[Suite], watch: Watch) -> StreamReport:
@@ -58,7 +59,8 @@ class Stream:
         target: Any = self.engine.target
         plan, tally = self._plan(suite), Tally(watch, f"{suite.name}: ")
         asking = Asking.of(target, self.engine.tokenizer, plan, self.limit)
-        built = build_suite(suite, asking, target.max_context - plan.max_new_tokens)
+        room = target.max_context - plan.max_new_tokens
+        built = build_suite(suite, asking, min(room, self.prompt_tokens or room))
         try:
             measured = measure(
                 self.engine, self.contestants, built.prompts, plan, tally, go_on=go_on
@@ -85,13 +87,13 @@ class Stream:
 
 
 def settings(
-    target: Any, specs: Sequence[Spec], peers: Sequence[str], plan: Plan, limit: int | None,
-    keep_learning: bool, widen: int,
-) -> dict[str, Any]:  # fmt: skip
-    """What two runs must share for their suites to stand in one document, JSON-ready."""
+    target: Any, specs: Sequence[Spec], peers: Sequence[str], plan: Plan, **more: Any
+) -> dict[str, Any]:
+    """What two runs must share for their suites to stand in one document, JSON-ready; `more` as it
+    is."""
     machine = describe(target)
     values = {
-        "model": model_name(target), "parameters": parameters(target.model), "widen": widen,
+        "model": model_name(target), "parameters": parameters(target.model),
         "dtype": str(target.dtype).removeprefix("torch."), "exact": target.exact,
         "processor": machine.processor, "threads": machine.threads, "device": machine.device,
         "methods": [
@@ -99,8 +101,8 @@ def settings(
              "options": dict(s.options), "policy_options": dict(s.policy_options)} for s in specs
         ],
         "peers": list(peers), "forced": plan.forced, "max_new_tokens": plan.max_new_tokens,
-        "repeats": plan.repeats, "limit": limit, "cut_loops": plan.cut_loops,
-        "keep_learning": keep_learning, "sampling": plan.sampling.model_dump(mode="json"),
+        "repeats": plan.repeats, "cut_loops": plan.cut_loops,
+        "sampling": plan.sampling.model_dump(mode="json"), **more,
     }  # fmt: skip
     out: dict[str, Any] = json.loads(json.dumps(values))
     return out

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from foretoken.bench.spec import Spec
     from foretoken.engine.engine import Engine
 
-NO_PROMPTS = ("kernels", "rules", "suite")
+NO_PROMPTS = ("kernels", "rules", "suite", "drafting")
 
 
 @grouped
@@ -43,6 +43,7 @@ def bench(
     code = {
         "compare": run.compare, "parity": run.parity, "memory": run.memory,
         "kernels": run.kernels, "rules": run.rules, "pairs": run.pairs, "suite": run.suite,
+        "drafting": run.drafting,
     }[run.mode]()  # fmt: skip
     document = jsonlib.dumps(run.document)
     if out.save is not None and run.mode != "suite":  # which saves after every suite
@@ -174,6 +175,15 @@ class Bench:
             contestants += [Peer(name, model) for name in self.peers]
         return contestants
 
+    def drafting(self) -> int:
+        """What drafting costs without a model."""
+        from foretoken.cli.bench_drafting import drafting, show_drafting
+
+        report = drafting(self.options.model, self.what, self.how.drafting or 0, self.console)
+        show_drafting(report, self.console)
+        self.document = report.model_dump(mode="json")
+        return _code(False, report.interrupted)
+
     def _measured(self) -> tuple[Measured, Report]:
         from foretoken.bench.memory import MB, peak, resident
         from foretoken.bench.report import Memory
@@ -245,11 +255,12 @@ class Bench:
         from foretoken.bench.stream import settings
 
         engine, _ = self._open()
-        contestants, widen = self._contestants(engine), self.options.widen
-        learning = self.chosen.options.keep_learning
+        contestants, how = self._contestants(engine), self.chosen.options
         wanted = settings(
-            engine.target, self.specs, self.peers, self.plan, self.what.limit, learning, widen
-        )
+            engine.target, self.specs, self.peers, self.plan, limit=self.what.limit,
+            keep_learning=how.keep_learning, prompt_tokens=how.prompt_tokens,
+            widen=self.options.widen,
+        )  # fmt: skip
         report = self.chosen.run(engine, contestants, wanted, self.console)
         self.document = report.model_dump(mode="json")
         return _code(report.failed, report.interrupted)

@@ -33,7 +33,7 @@ class WhatOptions:
         str | None,
         _option(
             "--methods", "As name or name:key=value,key=value; comma-separated.", _WHAT,
-            f"{METHODS}; with --pairs every form of lm",
+            f"{METHODS}; with --pairs every form of lm, with --drafting all model-free ones",
         ),
     ] = None  # fmt: skip
     verifiers: Annotated[
@@ -90,7 +90,7 @@ class WhatOptions:
             raise ConfigError("peers", self.peers, f"none with --{mode}")
         if mode == "suite" and self.prompts is not None:
             raise ConfigError("prompts", self.prompts, "none with --suite")
-        if mode in ("pairs", "rules") and self.policy != DEFAULT_POLICY:
+        if mode in ("pairs", "rules", "drafting") and self.policy != DEFAULT_POLICY:
             raise ConfigError("policy", self.policy, f"none with --{mode}: budgets are equal")
         if mode == "rules" and self.methods is not None:
             raise ConfigError("methods", self.methods, "none with --rules: no drafter runs")
@@ -136,6 +136,13 @@ class HowOptions:
         bool, _option("--same-trees", "With --pairs: every rule judges the same drafts.", _HOW)
     ] = False
 
+    drafting: Annotated[
+        int | None,
+        _option(
+            "--drafting", "Time every model-free drafter on so many tokens of text; no model.", _HOW
+        ),
+    ] = None
+
     def mode(self, suites: SuiteOptions) -> str:
         """What is asked for: compare, or one of the modes below. Raises ConfigError for more than
         one, or for an option that the mode would not obey."""
@@ -146,6 +153,7 @@ class HowOptions:
             "kernels": self.kernels,
             "rules": self.rules,
             "pairs": self.pairs,
+            "drafting": self.drafting is not None,
         }  # fmt: skip
         modes = [name for name, wanted in chosen.items() if wanted]
         if len(modes) > 1:
@@ -158,6 +166,8 @@ class HowOptions:
             raise ConfigError("same-trees", True, "--pairs")
         if self.memory is not None and self.memory < 1:
             raise ConfigError("memory", self.memory, "a whole number from 1")
+        if self.drafting is not None and self.drafting < 2:
+            raise ConfigError("drafting", self.drafting, "a whole number from 2")
         return modes[0] if modes else "compare"
 
 

@@ -43,6 +43,13 @@ class SuiteOptions:
     keep_learning: Annotated[
         bool, _option("--keep-learning", "What was learned on a suite serves the next.")
     ] = False
+    prompt_tokens: Annotated[
+        int | None,
+        _option(
+            "--prompt-tokens",
+            "Keep so many of a prompt's last tokens; documents longer than that are dropped.",
+        ),
+    ] = None
     resume: Annotated[
         bool, _option("--resume", "Leave out the suites that the file of --save holds.")
     ] = False
@@ -51,15 +58,19 @@ class SuiteOptions:
         """What is to be run. Raises ConfigError for an unknown suite, or for options that have no
         effect or that suites cannot be run with."""
         if self.suite is None:
-            for name in ("references", "keep_learning", "resume"):
+            for name in ("references", "keep_learning", "resume", "prompt_tokens"):
                 if getattr(self, name):
-                    raise ConfigError(name.replace("_", "-"), True, "none without --suite")
+                    raise ConfigError(
+                        name.replace("_", "-"), getattr(self, name), "none without --suite"
+                    )
             return SuiteRun(self, [], plan, limit, save)
         from foretoken.bench.suites import choose
 
         suites = choose(self.suite, self.references)
         if limit is not None and limit < 1:
             raise ConfigError("limit", limit, "a whole number from 1")
+        if self.prompt_tokens is not None and self.prompt_tokens < 1:
+            raise ConfigError("prompt-tokens", self.prompt_tokens, "a whole number from 1")
         if plan.batch > 1:
             raise ConfigError("batch", plan.batch, "1 with --suite: figures are of single prompts")
         if self.resume and save is None:
@@ -106,7 +117,8 @@ class SuiteRun:
 
         stream = Stream(
             engine, contestants, self.plan, self.limit, wanted["widen"], document,
-            keep_learning=self.options.keep_learning, on_suite=note,
+            keep_learning=self.options.keep_learning, prompt_tokens=self.options.prompt_tokens,
+            on_suite=note,
         )  # fmt: skip
         with Bar(console) as bar:
             document = stream.run(self.suites, bar)
