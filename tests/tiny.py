@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers as tf
 from torch import Tensor
@@ -15,6 +18,7 @@ from foretoken import registry
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import Method, build, options
 from foretoken.engine.engine import Engine
+from foretoken.learn.rest import build_store
 from foretoken.target.hf import HFTarget
 from foretoken.target.load import set_attention
 from foretoken.types import Completion, Limits, Request, Sampling
@@ -145,11 +149,24 @@ def small_model(vocab: int = VOCAB) -> HFTarget:
 
 
 def drafter_options(cls: type[Drafter], known: Sequence[int], vocab: int = VOCAB) -> dict[str, Any]:
-    """Options for any drafter: its defaults, the answer for those that ask for one, and a small
-    model for those that run one."""
-    given = {"continuation": tuple(known)} if "continuation" in cls.Options.model_fields else {}
-    runs_one = "model" in cls.Options.model_fields
-    return {**given, "model": small_model(vocab)} if runs_one else given
+    """Options for any drafter: its defaults, the answer for those that ask for one, a small model
+    for those that run one, a datastore for those that read one."""
+    given: dict[str, Any] = {}
+    if "continuation" in cls.Options.model_fields:
+        given["continuation"] = tuple(known)
+    if "model" in cls.Options.model_fields:
+        given["model"] = small_model(vocab)
+    elif "store" in cls.Options.model_fields:
+        given["store"] = datastore(vocab)
+    return given
+
+
+@cache
+def datastore(vocab: int) -> Path:
+    """A corpus of prompts that other tests use, so that retrieval finds something."""
+    file = Path(tempfile.mkdtemp()) / "rest.store"
+    build_store(file, [np.array(prompt(seed, 40, vocab)) for seed in range(8)], vocab, "")
+    return file
 
 
 def drafter(

@@ -158,7 +158,7 @@ class DraftTree:
         """The tree of the kept nodes; a node goes when its parent goes. `dist` is kept whole.
 
         Lossless for kind "point" only: dropping a drawn sibling because of its value changes the
-        law of those that stay (methods/rsd.md, section 8), so other kinds raise ValueError.
+        law of those that stay (our notes on rsd, section 8), so other kinds raise ValueError.
         """
         if self.kind != "point":
             raise ValueError(f"pruning a {self.kind!r} tree would bias it")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from foretoken import registry
+from foretoken.bench.drafting import DraftTimes
 from foretoken.bench.memory import MemoryReport
 from foretoken.bench.pairs import PairTable
 from foretoken.bench.parity import ParityReport
@@ -134,6 +135,21 @@ def test_rules_are_timed_without_a_model(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert "worst" in ran.err
 
 
+def test_drafting_is_timed_without_a_model(cli: Cli, prompts: str) -> None:
+    ran = cli(
+        "bench", "--drafting", 300, "--prompts", prompts, "--methods", "suffix,suffix-store",
+        "--nodes", 8, "--json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    report = DraftTimes.model_validate_json(ran.out.strip().splitlines()[-1])
+    assert [r.method for r in report.results] == ["suffix", "suffix-store"]
+    assert report.nodes == 8
+    assert 0 < report.tokens <= 300
+    assert all(r.tokens == report.tokens and r.us_per_token for r in report.results)
+    assert "suffix-store" in ran.err
+    assert "us/draft" in ran.err
+
+
 def test_pairs(cli: Cli, model: str, prompts: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._added["verifier"], "first-child", f"{STAND_INS}:Greedy")
     few_pairs = [
@@ -203,6 +219,10 @@ def test_greedy_pairs_have_one_rule(cli: Cli, model: str, prompts: str) -> None:
         (["--vocab", "100"], "--rules"),
         (["--rules", "--vocab", "0"], "vocab"),
         (["--rules", "--nodes", "0"], "nodes"),
+        (["--drafting", "1"], "drafting"),
+        (["--drafting", "9", "--rules"], "drafting"),
+        (["--drafting", "9", "--policy", "odd"], "budgets are equal"),
+        (["--drafting", "9", "--methods", "magic"], "magic"),
     ],
 )
 def test_bad_input_is_one_line(

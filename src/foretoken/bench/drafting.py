@@ -196,12 +196,17 @@ def model_free() -> list[str]:
 
 
 def real_text(
-    tokenizer: Any, files: Sequence[Path], tokens: int, limit: int | None = None
+    tokenizer: Any,
+    files: Sequence[Path],
+    tokens: int,
+    limit: int | None = None,
+    stdlib: Path | None = None,
 ) -> Iterator[list[int]]:
     """Documents of `tokens` tokens in all, PROMPT + ANSWER at most each: the prompts and references
-    of these files (`limit` prompts), or the modules of Python's standard library if there are none.
+    of these files (`limit` prompts), or the modules of Python's standard library (in `stdlib`) if
+    there are none.
     """
-    for text in _texts(tokenizer, files, limit):
+    for text in _texts(tokenizer, files, limit, stdlib):
         for start in range(0, len(text), PROMPT + ANSWER):
             piece = text[start : start + PROMPT + ANSWER][:tokens]
             tokens -= len(piece)
@@ -211,7 +216,9 @@ def real_text(
                 return
 
 
-def _texts(tokenizer: Any, files: Sequence[Path], limit: int | None) -> Iterator[list[int]]:
+def _texts(
+    tokenizer: Any, files: Sequence[Path], limit: int | None, stdlib: Path | None
+) -> Iterator[list[int]]:
     from foretoken.bench.prompts import read_prompts
     from foretoken.learn.corpus import stdlib_source
 
@@ -219,7 +226,7 @@ def _texts(tokenizer: Any, files: Sequence[Path], limit: int | None) -> Iterator
         for prompt in read_prompts(files, tokenizer, limit):
             yield prompt.tokens + (prompt.reference or [])
         return
-    for document in stdlib_source()[0]:
+    for document in stdlib_source(stdlib)[0]:
         if document.kind == "module":
             yield [int(i) for i in tokenizer.encode(document.text, add_special_tokens=False)]
 

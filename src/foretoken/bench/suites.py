@@ -23,7 +23,7 @@ from foretoken.bench.prompts import Prompt
 from foretoken.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
-SAMPLES = 16  # of one problem, as in STAND's measurements (methods/stand.md)
+SAMPLES = 16  # of one problem, as in STAND's measurements (our notes on stand)
 TIMES = 4  # that a request of `repeat` comes
 REPEATED = 10  # requests of `repeat`
 RANDOM_PROMPT, RANDOM_TEXTS = 64, 20  # tokens, prompts

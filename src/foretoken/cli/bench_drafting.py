@@ -10,8 +10,6 @@ from rich.console import Console
 from foretoken.cli.bench_show import Bar, columns, machine_line, number
 
 if TYPE_CHECKING:
-    from transformers.utils import logging
-
     from foretoken.bench.drafting import DraftTimes
     from foretoken.cli.bench_options import WhatOptions
 
@@ -24,7 +22,7 @@ def drafting(model: str | None, what: WhatOptions, tokens: int, console: Console
 
     from foretoken.bench.drafting import NODES, DraftTimes, model_free, real_text, time_drafters
     from foretoken.bench.machine import describe
-    from foretoken.bench.spec import parse_methods
+    from foretoken.bench.spec import PLAIN, parse_methods
     from foretoken.draft.base import Context
     from foretoken.prompt.samples import demo_model
     from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
@@ -32,7 +30,7 @@ def drafting(model: str | None, what: WhatOptions, tokens: int, console: Console
     logging.set_verbosity_error()  # documents may be longer than a model's context
     logging.disable_progress_bar()
     names = what.methods or ",".join(model_free())
-    specs = [s for s in parse_methods(names, settings=what.set or ()) if s.label != "plain"]
+    specs = [s for s in parse_methods(names, settings=what.set or ()) if s.label != PLAIN.label]
     folder = Path(model if model is not None else demo_model())
     tokenizer = load_tokenizer(folder)
     files = what.files() if what.prompts is not None else []

@@ -1,7 +1,7 @@
 """aded: a tri-gram table stands in for the target, the likeliest tree of it is the draft, and every
 check is written back into the table, so that drafts improve while they are used.
 
-Source: Liu et al., AAAI 2025, arXiv 2407.12021; methods/aded.md. mode "reference" is section 3B,
+Source: Liu et al., AAAI 2025, arXiv 2407.12021; our notes on aded. mode "reference" is section 3B,
 the authors' Monte-Carlo search and +0.04 updates, with the reward fault of their code repaired (see
 `aded_mcts`). mode "best_first" (section 3C, the default) takes the nodes of largest joint
 probability, which is the optimal tree if the table is right, and blends the target's own

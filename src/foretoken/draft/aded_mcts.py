@@ -1,4 +1,4 @@
-"""The Monte-Carlo tree search of ADED's reference code (methods/aded.md, 3B steps 3 to 5).
+"""The Monte-Carlo tree search of ADED's reference code (our notes on aded, 3B steps 3 to 5).
 
 Faithful but for two repairs. Reward: the reference looks an edge up by the wrong half of the state
 pair, so that its reward is 1 nearly always; here it is the intended 1 + sum of the edges' weights.

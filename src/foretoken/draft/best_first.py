@@ -1,7 +1,7 @@
 """The likeliest tree of a row model: which B nodes have the largest joint probability?
 
 If the rows are right, the sum of the joint probabilities is the expected number of accepted tokens,
-so that this is the best tree of its size (methods/aded.md, 3C).
+so that this is the best tree of its size (our notes on aded, 3C).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """lookahead: Jacobi iterations in spare rows of the forward write n-grams into a pool, and the pool
 drafts.
 
-Source: Fu et al., ICML 2024, arXiv 2402.02057, and its code; methods/modelfree-extras.md, B. The
+Source: Fu et al., ICML 2024, arXiv 2402.02057, and its code; our notes on modelfree-extras, B. The
 window has N-1 rows of W tokens. Row 0 stands W-1 tokens as a chain below the root; below the root
 and below each of them hangs its column's later rows, again as a chain. So the token in row r >= 1
 and column c sees the root, row 0 up to the column's own place, and its column's earlier rows, at

@@ -3,14 +3,14 @@
 Every source drafts as it would alone; equal paths are drafted once and carry the names of all who
 proposed them. `candidates.Judge` turns what the sources say (their q, their evidence, the depth,
 the last step's luck) into probabilities that the target goes this way, siblings together at most 1,
-so that the best tree of n nodes is simply the n likeliest ones (methods/length-policies.md, U2-U4).
+so that the best tree of n nodes is simply the n likeliest ones (our notes on policies, U2-U4).
 It learns from all candidates below scored nodes, drafted or not, rejected or not.
 
 Exact: fixed children stay fixed, and drawn ones stay drawn. One source may draw (kind
 "without_replacement" or "mixed"): its nodes are all kept and stand first among their siblings; how
 many fixed ones there are is settled before anything is drawn, and a fixed child equal to a drawn
-sibling goes (after a rejection it could not stand anyway: methods/rasd.md, section 4).
-Source: own, after methods/modelfree-extras.md ("design conclusion") and RASD (2503.03434, fusion).
+sibling goes (after a rejection it could not stand anyway).
+Source: own, after our notes on modelfree-extras ("design conclusion") and RASD (2503.03434, fusion).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
 the way "all" and left out in the way "free", so that a policy may save their time. What is learned
 of the sources is kept by `scope`, as what they learn themselves.

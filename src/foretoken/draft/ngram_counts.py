@@ -2,7 +2,7 @@
 
 `NgramCounts` is a store of one scope; `Smoother` reads it, together with a tri-gram table that was
 built beforehand, as one distribution over a few tokens: the orders are interpolated with fixed
-weights (methods/superposed-decoding.md, 3c).
+weights (our notes on superposed-decoding, 3c).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """prompt-lookup: copy what followed the last few tokens when they occurred before.
 
-Source: Saxena 2023, Prompt Lookup Decoding (methods/modelfree-extras.md, A). Where the author takes
+Source: Saxena 2023, Prompt Lookup Decoding. Where the author takes
 the leftmost full-length match, this takes the longest n-gram and then its *latest* place, and a
 match may overlap the tail, so that a loop goes on in circles. Exact: the draft is fixed.
 Cost: O(new tokens) per step through an incremental index. It learns nothing.

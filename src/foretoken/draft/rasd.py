@@ -6,7 +6,7 @@ as in `lm-top-k`. What was retrieved is kept if the model finds its first token 
 over the tree from the root down, so that the longest common prefix is drafted once; the best nodes
 of both are the draft. It reaches deeper than the model was run, and into what the model never saw.
 
-Source: Quan et al. 2025, RASD, arXiv 2503.03434; methods/rasd.md. The paper's text was not at hand,
+Source: Quan et al. 2025, RASD, arXiv 2503.03434; our notes. The paper's text was not at hand,
 and the brief's rules are guesses in part. Kept: the gate on the first token (`first_k` or
 `first_prob`, brief k1 and theta1), the floor on a path (`least`, theta2), the share of retrieved
 nodes (`retrieved`, B_r), fusion by longest prefix, the final cut by score. Done otherwise:

@@ -4,7 +4,7 @@ The corpus is any text, best of the kind that the model is to write; `foretoken 
 --model FOLDER` makes the datastore, which is taken up from the model's folder or named by `store`.
 Without one nothing is drafted. It learns nothing; what it reads is the same for every session.
 
-Source: He et al. 2024, REST, arXiv 2311.08252; methods/rasd.md, 3A. With `back_off` off this is
+Source: He et al. 2024, REST, arXiv 2311.08252; our notes on rasd, 3A. With `back_off` off this is
 REST: the places after the longest known tail are the draft, the likeliest prefixes first. Three
 things differ even then. Places are taken at even strides and not from the front of the sorted ones,
 which would all come after the same older text. The cut is a heap's, prefix-closed by itself. And

@@ -6,7 +6,7 @@ tokens and goes on with its own. `stand` takes the likeliest children, best firs
 probability; `stand-drawn` draws them by Gumbel-top-k, in the shape of a tuned template
 (`foretoken train stand-tree`), and greedy text is drafted as by `stand`.
 
-Source: Song et al. 2025, STAND; methods/stand.md. What differs from the brief, and why:
+Source: Song et al. 2025, STAND; our notes on stand. What differs from the brief, and why:
 - keys of one token, too (a guess there: 4, 3, 2): most texts repeat few longer n-grams;
 - rows of shorter keys weigh in where a longer one was seen rarely (`trust`; 0 is the paper's rule):
   a row seen once is as sure of itself in contexts that only end alike;

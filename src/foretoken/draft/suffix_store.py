@@ -79,8 +79,7 @@ class SuffixStore(Drafter):
     def begin(self, session: Session) -> None:
         """Find the store of the session's scope and take up the prompt."""
         memory = session.memo[self.name] = _Memory(self._stores.open(session), self.options.depth)
-        for token in session.tokens[-self.options.max_context :]:
-            memory.append(token, self.options.max_context)
+        memory.extend(session.tokens[-self.options.max_context :], self.options.max_context)
 
     def propose(self, session: Session, budget: Budget) -> DraftTree:
         """The candidate that expects most."""
@@ -117,8 +116,7 @@ class SuffixStore(Drafter):
         if fresh:
             before = session.tokens[max(step.context - self.options.depth, 0) : step.context]
             memory.judge(before, step.context, fresh[0])
-        for token in fresh:
-            memory.append(token, self.options.max_context)
+        memory.extend(fresh, self.options.max_context)
 
     def end(self, session: Session) -> None:
         """The answer goes into the store, behind the end of its prompt."""
@@ -161,31 +159,34 @@ class _Memory:
 
     def __init__(self, finished: Finished, depth: int) -> None:
         self.finished, self.own = finished, SuffixTree(depth)
-        self._seen = (0, -1, 0)  # tokens of the text, state of the store, longest match there
+        # tokens of the text, state of the store, the longest match there and its node
+        self._seen = (0, -1, 0, 0)
 
-    def append(self, token: int, limit: int) -> None:
+    def extend(self, tokens: list[int], limit: int) -> None:
         """The text goes on; the older half goes when it is too long, and is then found no more."""
-        if len(self.own) >= limit:
-            rest = self.own.growing[-(limit // 2) :]
+        if len(self.own) + len(tokens) > limit:
+            tokens = (self.own.growing + tokens)[-(limit // 2) :]
             self.own = SuffixTree(self.own.depth)
-            for old in rest:
-                self.own.append(old)
-        self.own.append(token)
+        append = self.own.append
+        for token in tokens:
+            append(token)
 
     def longest(self, tail: list[int], length: int) -> tuple[int, int]:
         """Tokens of the longest match in the own text and in the store. length: of the text."""
-        own, (seen, changes, match) = len(self.own.active), self._seen
+        seen, changes, match, node = self._seen
         if (seen, changes) != (length, self.finished.changes):
-            match = self.finished.tree.longest(tail, match + max(length - seen, 0))
-            self._seen = (length, self.finished.changes, match)
-        return own, match
+            match, node = self.finished.tree.longest(tail, match + max(length - seen, 0))
+            self._seen = (length, self.finished.changes, match, node)
+        return len(self.own.active), match
 
     def place(self, source: int, match: int, tail: list[int]) -> Place:
-        """Where a match of this length ends."""
-        if source:
-            tree = self.finished.tree
-            return Place(tree, tree.find(tail, len(tail) - match), match, 0)
-        return Place(self.own, self.own.active[-match], match, 1)
+        """Where a match of this length ends, for the tail that `longest` saw last."""
+        if not source:
+            return Place(self.own, self.own.active[-match], match, 1)
+        tree, (_, _, longest, node) = self.finished.tree, self._seen
+        return Place(
+            tree, node if match == longest else tree.find(tail, len(tail) - match), match, 0
+        )
 
     def judge(self, tail: list[int], length: int, token: int) -> None:
         """Learn from the token that followed the longest matches."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 ROOT = 0
 NOWHERE = -1
+SHORT = 8  # tokens of a match that is found sooner from below than by a guess
 FEW = 8  # children that are all looked at when the largest loses a place
 
 
@@ -108,7 +109,9 @@ class SuffixTree:
                 if self.best[node] == child and node:
                     self._choose(node)
                 node, at = child, ends[child]
-            self._join(node)
+            children = below[node]
+            if children and len(children) == 1 and node:
+                self._join(node)
         self.tokens -= len(text)
 
     def find(self, tokens: list[int], first: int) -> int:
@@ -125,29 +128,28 @@ class SuffixTree:
             node, at = child, upto
         return node
 
-    def longest(self, tokens: list[int], guess: int = 0) -> int:
-        """Tokens of the longest tail that occurs in the tree, `depth` - 1 at most. guess: tokens
-        that it may well have, which saves steps. All shorter tails occur, too: hence the halving.
-        """
+    def longest(self, tokens: list[int], guess: int = 0) -> tuple[int, int]:
+        """Tokens of the longest tail that occurs in the tree, `depth` - 1 at most, and the node on
+        whose edge it ends. guess: tokens that it may well have. All shorter tails occur, too, so
+        that doubling and halving find it."""
         length = len(tokens)
-        known, unknown = 0, min(self.depth - 1, length) + 1
+        unknown = min(self.depth - 1, length) + 1
         guess = min(guess, unknown - 1)
-        if guess and self.find(tokens, length - guess) != NOWHERE:
-            known, step = guess, guess + 1
-        else:
-            unknown, step = (guess, 1) if guess else (unknown, 1)
-        while known < step < unknown:  # double what goes on, then halve what is open
-            if self.find(tokens, length - step) == NOWHERE:
-                unknown = step
+        known, found, step = 0, ROOT, guess if guess > SHORT else 1
+        while known < step < unknown:
+            node = self.find(tokens, length - step)
+            if node != NOWHERE:
+                known, found, step = step, node, step + 1 if step == guess else 2 * step
             else:
-                known, step = step, 2 * step
+                unknown, step = step, 1 if step == guess > SHORT else unknown
         while unknown - known > 1:
             middle = (known + unknown) // 2
-            if self.find(tokens, length - middle) == NOWHERE:
+            node = self.find(tokens, length - middle)
+            if node == NOWHERE:
                 unknown = middle
             else:
-                known = middle
-        return known
+                known, found = middle, node
+        return known, found
 
     def _leaf(self, node: int, token: int, start: int) -> None:
         leaf = self._node(1, self.growing, start, self.depth, node)
@@ -226,12 +228,10 @@ class SuffixTree:
                 self.best[node] = top
 
     def _join(self, node: int) -> None:
-        """A node that neither branches nor ends a tail is taken out of its edge."""
-        children = self.below[node]
-        if not children or len(children) > 1 or not node:
-            return
+        """A node with one child goes if no tail ends at it: their edges become one."""
+        children, above = self.below[node], self.parent[node]
+        assert children is not None
         (child,) = children.values()
-        above = self.parent[node]
         if self.count[child] < self.count[node]:
             return
         first = self.text[child][self.start[child] + self.end[above]]

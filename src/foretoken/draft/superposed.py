@@ -6,7 +6,7 @@ each draft's own text (counts of the live context, and the tri-gram table beside
 which token goes with which draft. The drafts are merged in a trie and checked in one forward.
 
 Source: Shen et al., Superposed Decoding, NeurIPS 2024, arXiv 2405.18400;
-methods/superposed-decoding.md. That paper writes text with it; as a drafter it is unpublished
+our notes on superposed-decoding. That paper writes text with it; as a drafter it is unpublished
 (section 3, "Use as a drafter"). Differences: n-grams come from the live context and a small table
 instead of 14 GB of counts; what fell out of the beam is drafted too (`ends_only` leaves it out),
 since it costs the small model nothing; a score is no probability, so q is another figure, made to

@@ -1,6 +1,6 @@
 """Several drafts grown from rows that they share: no model here, one row of logits a level.
 
-What a level does (methods/superposed-decoding.md, section 3): every draft is extended by the
+What a level does (our notes on superposed-decoding, section 3): every draft is extended by the
 likeliest tokens of the shared row, scored by that row and by n-grams of the draft's own text, and
 the best drafts of all go on. The q of a node is not that score: see `Beam._own`.
 """

@@ -1,6 +1,6 @@
 """token-recycling: after every token, the successors that the target itself liked last time.
 
-Source: Luo et al., ACL 2025, arXiv 2408.08696; methods/modelfree-extras.md, D. A matrix keeps for
+Source: Luo et al., ACL 2025, arXiv 2408.08696; our notes on modelfree-extras, D. A matrix keeps for
 each token the target's top 8 of the latest row that followed it, rows of rejected nodes too, and is
 kept across requests ("hot start").
 

@@ -8,7 +8,7 @@ context-mixing compressors, here over drafters). `consistent` makes siblings sum
 
 Labels are free: after a step the target's distribution is known at every scored node, so that all
 its candidate children, drafted or not, have one: their probability, or whether they are the argmax.
-Source: methods/length-policies.md U2, U3 (bins, prior 6, forgetting 0.995); mixing: own, after
+Source: our notes on length-policies U2, U3 (bins, prior 6, forgetting 0.995); mixing: own, after
 Mahoney 2005 (PAQ). Holds counts and weights only, nothing of anyone's text.
 """
 

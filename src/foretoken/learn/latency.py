@@ -3,7 +3,7 @@
 A curve is measured once per machine; clocks, neighbours and contexts drift. Each step's time over
 the curve's is kept per number of rows (in powers of two); the median of the last 15 corrects the
 curve there, so that one slow step changes nothing and a slower machine is known within 8 steps.
-Source: methods/length-policies.md, U7.
+Source: our notes on length-policies, U7.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The shape of `stand`'s draft, from texts: which nodes of a large tree would have been accepted.
 
-Source: methods/stand.md, 3C. The paper runs decoding with a tree of 625 nodes, counts how often
+Source: our notes on stand, 3C. The paper runs decoding with a tree of 625 nodes, counts how often
 each node is accepted, and keeps the best. Here a model's texts are recorded once, with the rows of
 its distribution, and walked: at each position the table holds what came before, and the text says
 which path through the tree it would have taken, however large the tree. Nothing is scored twice.

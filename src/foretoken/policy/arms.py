@@ -2,7 +2,7 @@
 
 An arm that does not pay is tried again so seldom that its trials cost a stated share of the time:
 one that costs next to nothing is tried in every step ("in shadow"), a dear one rarely.
-Source: methods/length-policies.md, U9 and U10 (value = tokens - rate x time, not tokens / time).
+Source: our notes on length-policies, U9 and U10 (value = tokens - rate x time, not tokens / time).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Policy(ABC):
         """What to have scored of a draft: a part of it, the empty tree for a plain step.
 
         Asked for kind "point" only: which drawn nodes are dropped must not depend on what was
-        drawn (methods/length-policies.md, U0), so the loop does not let a policy choose there.
+        drawn (our notes on length-policies, U0), so the loop does not let a policy choose there.
         """
         return tree
 

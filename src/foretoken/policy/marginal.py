@@ -1,6 +1,6 @@
 """marginal: score a node only while the tokens that it promises are worth the time that it costs.
 
-The rule of methods/length-policies.md, U0: of the drafted nodes in their order (best first), take
+The rule of our notes on length-policies, U0: of the drafted nodes in their order (best first), take
 the n that maximise 1 + calibrated expected accepted(n) - rate x T(n), with T the measured cost
 curve and rate the tokens per second of the recent past. n = 0 is among the choices, so that text
 which cannot be drafted is decoded plainly.

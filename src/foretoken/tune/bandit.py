@@ -2,7 +2,7 @@
 
 Arms are (method, nodes) pairs and the plain step. Every step pulls one arm and pays for it alone;
 the reward is tokens - rate x seconds, with rate the tokens per second of late: a mean of tokens per
-second over steps would prefer short steps to fast text (methods/length-policies.md, U10). What an
+second over steps would prefer short steps to fast text (our notes on length-policies, U10). What an
 arm gives at a position does not depend on what was pulled before, so a bandit is simulated on
 recorded offers exactly, without the model. It knows nothing of the context, which is what costs it
 against drafters that say how sure they are.

@@ -85,8 +85,8 @@ def test_the_own_text_wins_a_tie_and_the_store_where_it_knows_more():
     store = session.memo["suffix-store"].finished
     for source in (0, 1):
         for match in (1, 2, 3):
-            for _ in range(300):
-                store.judge(source, match, 1, 1.0, True)  # both are always right
+            for _ in range(30):
+                store.judge(source, match, 1, 0.5, True)  # both are worth all that they claim
     own = drafter.propose(session, Budget(9))
     assert own.tokens == [1, 2]
     assert set(own.evidence) <= {0, 1, 2, 3}
@@ -118,6 +118,16 @@ def test_the_winner_has_the_best_score_of_all_candidates(mode):
         checked += len(scores) > 3
         drafter.end(session)
     assert checked > 20
+
+
+def test_a_shorter_match_with_many_places_beats_a_longer_one_with_few():
+    drafter = make()
+    answer(drafter, [0], [9, 1, 2, 3])
+    for i in range(30):
+        answer(drafter, [0], [100 + i, 1, 2, 4])
+    tree = drafter.propose(begin(drafter, [500, 9, 1, 2]), Budget(9))
+    assert tree.tokens[0] == 4
+    assert tree.q[0] > PRIOR[1][0][2]
 
 
 def test_shares_are_believed_as_far_as_they_came_true():
