@@ -9,8 +9,8 @@ It learns from all candidates below scored nodes, drafted or not, rejected or no
 Exact: fixed children stay fixed, and drawn ones stay drawn. One source may draw (kind
 "without_replacement" or "mixed"): its nodes are all kept and stand first among their siblings; how
 many fixed ones there are is settled before anything is drawn, and a fixed child equal to a drawn
-sibling goes (after a rejection it could not stand anyway).
-Source: own, after our notes on modelfree-extras ("design conclusion") and RASD (2503.03434, fusion).
+sibling goes (after a rejection it could not stand).
+Source: own; fusion after RASD (2503.03434).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
 the way "all" and left out in the way "free", so that a policy may save their time. What is learned
 of the sources is kept by `scope`, as what they learn themselves.

@@ -1,4 +1,4 @@
-"""Two drafts for one context made one: gate, fusion and cut of `rasd` (our notes on rasd, 3B and 3C).
+"""Two drafts for one context made one: gate, fusion and cut of `rasd` (our notes, 3B and 3C).
 
 All trees are of kind "point". Evidence of what is retrieved is the class of its match, as in
 `foretoken.draft.rest`.

@@ -28,7 +28,7 @@ class Place(NamedTuple):
     own: int
 
     @property
-    def count(self) -> int:
+    def times(self) -> int:
         """How many times the match was written before."""
         return self.tree.count[self.node] - self.own
 

@@ -95,9 +95,9 @@ class SuffixStore(Drafter):
                 if room.nodes <= score:
                     break  # nor can shorter matches do better: they draft no more
                 place = memory.place(source, match, tail)
-                if place.count == places:
+                if place.times == places:
                     continue  # the longer match had the same places
-                places = place.count
+                places = place.times
                 worth = memory.finished.worth(source, match, places)
                 if hope(worth, room.nodes) > score:
                     guess = self._grow(place, room, worth)
@@ -196,4 +196,4 @@ class _Memory:
                 foretold = top(place)
                 if foretold is not None:
                     right = foretold[1] == token
-                    self.finished.judge(source, match, place.count, foretold[0], right)
+                    self.finished.judge(source, match, place.times, foretold[0], right)

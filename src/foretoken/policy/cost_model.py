@@ -14,7 +14,7 @@ seldom. A drafter with several ways of drafting is asked in the one that has pai
 level costs a forward, or nodes are drawn (and so may not be dropped: U0), the depth is settled
 beforehand (`Depths`). Every session keeps a `Debt`: over every window of its steps it takes at most
 (1 + slack) x plain time plus a moment, whatever is drafted.
-Source: our notes on length-policies 3B, U1-U11. Learns: counts and seconds, nothing of anyone's text.
+Source: our notes on policies, 3B, U1-U11. Learns: counts and seconds, nothing of anyone's text.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ seconds of a plain step. A step is drafted only if its time, should nothing of i
 debt within the allowance. Then every window of steps takes at most (1 + slack) x plain x tokens +
 allowance + credit, by induction. Earlier gains count up to `credit` only: without that cap a good
 quarter would let the rule burn time for thousands of steps.
-Source: our notes on length-policies, U8. There the allowance is 5 plain steps; here it is a time that
+Source: our notes on policies, U8. There the allowance is 5 plain steps; here it is a time that
 nobody notices, and one plain step at least: a large model risks little of its long steps, and a
 small one, whose steps are short and whose drafts are dear, is not stopped by its first bad luck.
 """

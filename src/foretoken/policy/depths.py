@@ -2,7 +2,7 @@
 
 For drafters that pay for every level (a model's forward each) and for drawn drafts, of which no
 node may be dropped for what it is: the depth is settled before anything is drafted.
-Source: our notes on length-policies, 3A rules 1 and 9 (expected tokens over time), per level instead
+Source: our notes on policies, 3A rules 1 and 9 (expected tokens over time), per level instead
 of one acceptance rate; the rate is that of the whole stream (U1, U6).
 """
 

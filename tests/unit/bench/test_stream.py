@@ -222,7 +222,9 @@ def test_resuming_leaves_out_what_is_there(tmp_path: Path) -> None:
 def test_settings_tell_methods_apart() -> None:
     def of(methods: str, nodes: int | None = None) -> dict[str, Any]:
         specs = parse_methods(methods, "fixed", nodes)
-        return settings(tiny.target("llama"), specs, [], PLAN, limit=None, keep_learning=False, widen=1)
+        return settings(
+            tiny.target("llama"), specs, [], PLAN, limit=None, keep_learning=False, widen=1
+        )
 
     assert of(METHODS) == of(METHODS)
     assert of(METHODS) != of("plain,aded")
