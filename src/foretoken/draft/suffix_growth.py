@@ -120,9 +120,7 @@ def likely(tree: SuffixTree, node: int, own: int, least: float) -> list[tuple[fl
     count, best, children = tree.count, tree.best[node], tree.below[node]
     total = count[node] - own
     need = least * total
-    if count[best] < need:
-        return []
-    if total - count[best] < need:  # no other has enough
+    if total - count[best] < need <= count[best]:  # no other has enough
         token = tree.text[best][tree.start[best] + tree.end[node]]
         return [(count[best] / total, token, best)]
     assert children is not None

@@ -20,7 +20,6 @@ from __future__ import annotations
 ROOT = 0
 NOWHERE = -1
 SHORT = 8  # tokens of a match that is found sooner from below than by a guess
-FEW = 8  # children that are all looked at when the largest loses a place
 
 
 class SuffixTree:
@@ -38,7 +37,8 @@ class SuffixTree:
         self.end = [0]
         self.parent = [NOWHERE]
         self.below: list[dict[int, int] | None] = [{}]  # first token of an edge -> node
-        self.best = [NOWHERE]  # likeliest child: the largest count, the latest of equals
+        # child with the largest count, the latest of equals, when a place was last added below
+        self.best = [NOWHERE]
         self._free: list[int] = []
         self._leaves: list[int] = []  # made by `growing`, those that may still grow last
 
@@ -106,8 +106,6 @@ class SuffixTree:
                 if not count[child]:
                     self._cut(node, text[first + at], child)
                     break
-                if self.best[node] == child and node:
-                    self._choose(node)
                 node, at = child, ends[child]
             children = below[node]
             if children and len(children) == 1 and node:
@@ -203,8 +201,9 @@ class SuffixTree:
         children = self.below[node]
         assert children is not None
         del children[token]
-        if self.best[node] == child and node:
-            self._choose(node)
+        if self.best[node] == child:
+            latest = reversed(children.values())
+            self.best[node] = max(latest, key=self.count.__getitem__, default=NOWHERE)
         while True:
             beneath = self.below[child]
             self._drop(child)
@@ -215,17 +214,6 @@ class SuffixTree:
     def _drop(self, node: int) -> None:
         self.text[node], self.below[node], self.count[node] = [], None, 0
         self._free.append(node)
-
-    def _choose(self, node: int) -> None:
-        """A child lost a place, or went: which one has the largest count now? Where there are many
-        children, one that is left stays until another is written as often."""
-        children, count, best = self.below[node], self.count, self.best[node]
-        if not children:
-            self.best[node] = NOWHERE
-        elif not count[best] or len(children) <= FEW:
-            top = max(reversed(children.values()), key=count.__getitem__)
-            if count[top] > count[best]:
-                self.best[node] = top
 
     def _join(self, node: int) -> None:
         """A node with one child goes if no tail ends at it: their edges become one."""

@@ -109,7 +109,7 @@ def test_the_winner_has_the_best_score_of_all_candidates(mode):
         for source, longest in enumerate(memory.longest(session.tokens[-64:], cut)):
             for match in range(1, longest + 1):
                 place = memory.place(source, match, session.tokens[-64:])
-                worth = memory.finished.worth(source, match, place.count)
+                worth = memory.finished.worth(source, match, place.times)
                 room = drafter._room(match, budget)
                 if room.nodes:
                     scores.append(drafter._grow(place, room, worth).score)
