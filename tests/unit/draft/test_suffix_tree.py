@@ -101,7 +101,7 @@ def test_the_growing_text_knows_its_tails_that_occurred_before(text, depth):
             start = tree.start[node]
             assert tree.text[node][start : start + at] == now[-at:]
             others = counted([now], depth)[tuple(now[-at:])] - 1
-            assert Place(tree, node, at, 1).count >= others
+            assert Place(tree, node, at, 1).times >= others
 
 
 def test_what_never_occurred_is_nowhere():

@@ -1,0 +1,124 @@
+"""Tables and a picture from `foretoken bench --suite ... --save`: `python -m docs.measured`.
+
+Writes the part of docs/adaptive.md between its markers, and docs/adaptive.svg, from the two files
+in benchmarks/. tests/docs compares the page with the files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+FILES = {
+    "own": ("The target's own text", HERE.parent / "benchmarks" / "adaptive_own.json"),
+    "forced": (
+        "Reference texts (forced mode)",
+        HERE.parent / "benchmarks" / "adaptive_forced.json",
+    ),
+}
+PAGE = HERE / "adaptive.md"
+START, END = "<!-- measured: python -m docs.measured -->\n", "<!-- /measured -->\n"
+SHOWN = "auto"
+
+
+def read() -> dict[str, Any]:
+    """Mode -> the document of its run."""
+    return {mode: json.loads(file.read_text()) for mode, (_, file) in FILES.items()}
+
+
+def tables(documents: dict[str, Any]) -> str:
+    """Markdown: for each mode ratio to plain and tokens per step, by suite and for the stream."""
+    parts = []
+    for mode, document in documents.items():
+        methods = [f["method"] for f in document["stream"]]
+        parts += [f"### {FILES[mode][0]}", ""]
+        for field, title, digits in (
+            ("ratio_to_plain", "tokens per second over plain decoding", 2),
+            ("tokens_per_step", "tokens per step", 2),
+        ):
+            columns = [m for m in methods if m != "plain"]
+            parts += [f"*{title}*", "", f"| suite | {' | '.join(columns)} |"]
+            parts += ["|---|" + "---|" * len(columns)]
+            for suite in document["suites"]:
+                parts.append(_row(suite["suite"], suite["figures"], columns, field, digits))
+            parts += [_row("**whole stream**", document["stream"], columns, field, digits), ""]
+        parts += _promises(document)
+    return "\n".join(parts)
+
+
+def _row(name: str, figures: Any, columns: list[str], field: str, digits: int) -> str:
+    by = {f["method"]: f[field] for f in figures}
+    values = [by.get(method) for method in columns]
+    best = max(v for v in values if v is not None)
+    cells = ["-" if v is None else f"**{v:.{digits}f}**" if v == best else f"{v:.{digits}f}"
+             for v in values]  # fmt: skip
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _promises(document: Any) -> list[str]:
+    out = ["*promised against what stood, over the stream*", ""]
+    out += ["| method | nodes scored | promised | stood | draft ms a step | draft us a node |"]
+    out += ["|---|---|---|---|---|---|"]
+    for f in document["stream"]:
+        if f["drafted"]:
+            step, node = 1e3 * f["draft_s_per_step"], 1e6 * f["draft_s_per_node"]
+            counts = f"{f['drafted']} | {f['promised']:.0f} | {f['accepted']}"
+            out.append(f"| {f['method']} | {counts} | {step:.2f} | {node:.0f} |")
+    return [*out, ""]
+
+
+def picture(documents: dict[str, Any], path: Path = HERE / "adaptive.svg") -> None:
+    """Bars of `auto`, the best other method and prompt lookup by suite; calibration of `auto`."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams["svg.hashsalt"] = "foretoken"
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(4, 4, 3))
+    for axis, (mode, document) in zip(axes[:2], documents.items(), strict=True):
+        names = [suite["suite"].removeprefix("spec-bench:") for suite in document["suites"]]
+        at = range(len(names))
+        chosen: dict[str, list[float]] = {SHOWN: [], "best other method": [], "prompt-lookup": []}
+        for suite in document["suites"]:
+            by = {f["method"]: f["ratio_to_plain"] for f in suite["figures"]}
+            chosen[SHOWN].append(by[SHOWN])
+            chosen["prompt-lookup"].append(by["prompt-lookup"])
+            others = [v for k, v in by.items() if v is not None and k != SHOWN and k[:2] != "hf"]
+            chosen["best other method"].append(max(others))
+        for i, (label, values) in enumerate(chosen.items()):
+            axis.bar([x + 0.27 * (i - 1) for x in at], values, 0.27, label=label,
+                     color=("#1b6ca8", "#a5d3ec", "#d98c5f")[i])  # fmt: skip
+        axis.axhline(1.0, color="black", linewidth=0.8)
+        axis.set_xticks(list(at), names, rotation=50, ha="right", fontsize=8)
+        axis.set_title(FILES[mode][0])
+        axis.set_ylabel("x plain decoding")
+    axes[0].legend(fontsize=8)
+    for mode, colour in (("own", "#1b6ca8"), ("forced", "#d98c5f")):
+        figures = next(f for f in documents[mode]["stream"] if f["method"] == SHOWN)
+        found = [c for c in figures["by_class"] if c["nodes"] >= 5]
+        axes[2].plot([c["promised"] / c["nodes"] for c in found],
+                     [c["accepted"] / c["nodes"] for c in found], "o-", color=colour, label=mode)  # fmt: skip
+    axes[2].plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    axes[2].set_xlabel("probability that the node stands, as promised")
+    axes[2].set_ylabel("share that stood")
+    axes[2].set_title(f"Calibration of {SHOWN}")
+    axes[2].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Write both."""
+    documents = read()
+    text = PAGE.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    PAGE.write_text(before + START + tables(documents) + END + after)
+    picture(documents)
+
+
+if __name__ == "__main__":
+    main()
