@@ -99,8 +99,9 @@ def picture(documents: dict[str, Any], path: Path = HERE / "adaptive.svg") -> No
     for mode, colour in (("own", "#1b6ca8"), ("forced", "#d98c5f")):
         figures = next(f for f in documents[mode]["stream"] if f["method"] == SHOWN)
         found = [c for c in figures["by_class"] if c["nodes"] >= 5]
-        axes[2].plot([c["promised"] / c["nodes"] for c in found],
-                     [c["accepted"] / c["nodes"] for c in found], "o-", color=colour, label=mode)  # fmt: skip
+        said = [c["promised"] / c["nodes"] for c in found]
+        stood = [c["accepted"] / c["nodes"] for c in found]
+        axes[2].plot(said, stood, "o-", color=colour, label=mode)
     axes[2].plot([0, 1], [0, 1], color="grey", linewidth=0.8)
     axes[2].set_xlabel("probability that the node stands, as promised")
     axes[2].set_ylabel("share that stood")

@@ -19,6 +19,8 @@ from foretoken.draft.base import Context
 from foretoken.draft.mix import SOURCES, Mix
 
 BESIDE = {"rest.store": "rest", "drafter": "lm-top-k"}  # what lies beside the weights -> source
+# a model's first levels bring most, and the cheap sources reach deep for nothing
+SHALLOW = {"lm-top-k": {"depth": 3, "width": 4}}
 
 
 class Auto(Mix):
@@ -37,7 +39,9 @@ class Auto(Mix):
     def __init__(self, options: Any, context: Context) -> None:
         if options.sources is None:
             chosen = (*SOURCES, *found(context.assets))
-            options = options.model_copy(update={"sources": chosen})
+            given = {name: how for name, how in SHALLOW.items() if name in chosen}
+            update = {"sources": chosen, "source_options": {**given, **options.source_options}}
+            options = options.model_copy(update=update)
         super().__init__(options, context)
 
 
