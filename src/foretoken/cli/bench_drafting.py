@@ -65,8 +65,9 @@ def show_drafting(report: DraftTimes, console: Console) -> None:
         f"microseconds of one thread's processor time\n{machine_line(report.machine)}"
     )
     table = columns(
-        "method", "us/draft", "us/node", "us/token", "nodes", "tok/step", "MB", "B/token"
-    )
+        "method", "us/draft", "us/node", "us/token", "nodes", "tok/step", "MB", "B/token",
+        wrapped=("method",),
+    )  # fmt: skip
     for r in report.results:
         if not r.refused:
             store = None if r.store_bytes is None else r.store_bytes / MB

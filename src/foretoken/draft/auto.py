@@ -20,7 +20,7 @@ from foretoken.draft.mix import SOURCES, Mix
 
 BESIDE = {"rest.store": "rest", "drafter": "lm-top-k"}  # what lies beside the weights -> source
 # a model's first levels bring most, and the cheap sources reach deep for nothing
-SHALLOW = {"lm-top-k": {"depth": 3, "width": 4}}
+SHALLOW = {"lm-top-k": {"depth": 4}}
 
 
 class Auto(Mix):

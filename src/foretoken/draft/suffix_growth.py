@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from foretoken.draft.suffix_tree import NOWHERE, SuffixTree
 
+WIDE = 64  # children
+
 
 class Place(NamedTuple):
     """Where a match ends: after `at` tokens of the path to `node`. own: places that count there
@@ -112,18 +114,19 @@ def spread(place: Place, room: Room, worth: Sequence[float]) -> Guess:
         q.append(chance)
         depths.append(depth)
         score -= negative
-        own = 0
+        own = place.own if node == place.node else 0
 
 
 def likely(tree: SuffixTree, node: int, own: int, least: float) -> list[tuple[float, int, int]]:
-    """(share, token, child) of the children with a share of `least` or more, likeliest first."""
+    """(share, token, child) of the children with a share of `least` or more, likeliest first. Of
+    very many only the best is looked at: they follow short matches, which draft little."""
     count, best, children = tree.count, tree.best[node], tree.below[node]
+    assert children is not None
     total = count[node] - own
     need = least * total
-    if total - count[best] < need <= count[best]:  # no other has enough
+    if total - count[best] < need or len(children) > WIDE:  # no other has enough, or is looked at
         token = tree.text[best][tree.start[best] + tree.end[node]]
-        return [(count[best] / total, token, best)]
-    assert children is not None
+        return [(count[best] / total, token, best)] if count[best] >= need else []
     kept = [(count[c] / total, token, c) for token, c in children.items() if count[c] >= need]
     return sorted(kept, reverse=True)
 

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foretoken.draft.suffix_growth import Place, Room, follow, hope, likely, spread, top
+from foretoken.draft.suffix_growth import WIDE, Place, Room, follow, hope, likely, spread, top
 from foretoken.draft.suffix_tree import NOWHERE, ROOT, SuffixTree
 
-WIDE = Room(nodes=40, depth=40, least=0.0, eos=())
+AMPLE = Room(nodes=40, depth=40, least=0.0, eos=())
 
 
 def counted(texts, depth):
@@ -111,33 +111,33 @@ def test_what_never_occurred_is_nowhere():
 
 def test_path_mode_follows_the_likeliest_child_and_scores_the_sum():
     tree = grown([1, 2, 3], [1, 2, 4], [1, 2, 4], [1, 5])
-    guess = follow(place(tree, 1), WIDE, [1.0])
+    guess = follow(place(tree, 1), AMPLE, [1.0])
     assert (guess.tokens, guess.parents) == ([2, 4], [-1, 0])
     assert guess.q == [3 / 4, 2 / 3]
     assert guess.score == pytest.approx(3 / 4 + 3 / 4 * 2 / 3)
-    assert follow(place(tree, 1), WIDE._replace(least=0.6), [1.0]).tokens == [2]
-    assert follow(place(tree, 1), WIDE._replace(eos=(2,)), [1.0]).tokens == [2]
+    assert follow(place(tree, 1), AMPLE._replace(least=0.6), [1.0]).tokens == [2]
+    assert follow(place(tree, 1), AMPLE._replace(eos=(2,)), [1.0]).tokens == [2]
 
 
 def test_worth_goes_by_depth_and_its_last_holds_on():
     tree = grown([1, 2, 3, 4])
-    guess = follow(place(tree, 1), WIDE, [0.5, 0.8])
+    guess = follow(place(tree, 1), AMPLE, [0.5, 0.8])
     assert guess.q == [0.5, 0.8, 0.8]
     assert guess.score == pytest.approx(0.5 + 0.4 + 0.32)
-    assert guess == spread(place(tree, 1), WIDE, [0.5, 0.8])
+    assert guess == spread(place(tree, 1), AMPLE, [0.5, 0.8])
     assert hope([0.5, 0.8], 3) == pytest.approx(guess.score)
     assert hope([0.5, 0.8], 1) == 0.5
 
 
 def test_tree_mode_takes_the_likeliest_nodes():
     tree = grown([1, 2, 3], [1, 2, 4], [1, 2, 4], [1, 5])
-    guess = spread(place(tree, 1), WIDE, [1.0])
+    guess = spread(place(tree, 1), AMPLE, [1.0])
     assert (guess.tokens, guess.parents) == ([2, 4, 5, 3], [-1, 0, -1, 0])
     assert guess.score == pytest.approx(3 / 4 + 2 / 4 + 1 / 4 + 1 / 4)
-    assert spread(place(tree, 1), WIDE._replace(nodes=2), [1.0]).tokens == [2, 4]
-    assert spread(place(tree, 1), WIDE._replace(depth=1), [1.0]).tokens == [2, 5]
-    assert spread(place(tree, 1), WIDE._replace(eos=(2,)), [1.0]).tokens == [2, 5]
-    assert spread(place(tree, 1), WIDE._replace(least=0.5), [1.0]).tokens == [2, 4]
+    assert spread(place(tree, 1), AMPLE._replace(nodes=2), [1.0]).tokens == [2, 4]
+    assert spread(place(tree, 1), AMPLE._replace(depth=1), [1.0]).tokens == [2, 5]
+    assert spread(place(tree, 1), AMPLE._replace(eos=(2,)), [1.0]).tokens == [2, 5]
+    assert spread(place(tree, 1), AMPLE._replace(least=0.5), [1.0]).tokens == [2, 4]
 
 
 def test_a_sure_child_saves_the_look_at_the_others():
@@ -146,6 +146,16 @@ def test_a_sure_child_saves_the_look_at_the_others():
     assert likely(tree, node, 0, 0.5) == [(0.9, 2, tree.find([1, 2], 0))]
     assert [token for _, token, _ in likely(tree, node, 0, 0.05)] == [2, 3]
     assert likely(tree, node, 0, 0.95) == []
+
+
+def test_of_very_many_children_only_the_best_is_looked_at():
+    tree = grown(*([1, 10 + i] for i in range(WIDE - 1)), [1, 5])
+    assert len(likely(tree, tree.find([1], 0), 0, 0.001)) == WIDE
+    put(tree, [1, 5])
+    assert len(likely(tree, tree.find([1], 0), 0, 0.001)) == WIDE
+    put(tree, [1, 6])
+    (only,) = likely(tree, tree.find([1], 0), 0, 0.001)
+    assert only == (2 / (WIDE + 2), 5, tree.find([1, 5], 0))
 
 
 @given(st.lists(st.integers(0, 2), min_size=4, max_size=60), st.integers(0, 12), st.integers(1, 6))
@@ -166,15 +176,15 @@ def test_the_likeliest_tree_is_found(text, nodes, depth):
 
 def test_a_draft_goes_on_below_the_deepest_count():
     tree = grown(list(range(20)), depth=4)
-    assert follow(place(tree, 3, 4, 5), WIDE._replace(nodes=9), [1.0]).tokens == list(range(6, 15))
+    assert follow(place(tree, 3, 4, 5), AMPLE._replace(nodes=9), [1.0]).tokens == list(range(6, 15))
 
 
 def test_ends_of_texts_are_no_continuation():
     tree = grown([1, 2], [1, 2])
     assert top(place(tree, 1, 2)) is None
     assert top(place(tree, 1)) == (1.0, 2)
-    assert follow(place(tree, 1, 2), WIDE, [1.0]).tokens == []
-    assert spread(place(tree, 1, 2), WIDE, [1.0]).tokens == []
+    assert follow(place(tree, 1, 2), AMPLE, [1.0]).tokens == []
+    assert spread(place(tree, 1, 2), AMPLE, [1.0]).tokens == []
 
 
 def test_the_tail_itself_is_not_counted_as_a_place():
@@ -184,4 +194,14 @@ def test_the_tail_itself_is_not_counted_as_a_place():
     tail = Place(tree, tree.active[0], 2, 1)
     assert tail.times == 1
     assert top(tail) == (1.0, 3)
-    assert follow(tail, WIDE, [1.0]).tokens == [3, 1, 2]
+    assert follow(tail, AMPLE, [1.0]).tokens == [3, 1, 2]
+
+
+@pytest.mark.parametrize("grow", [follow, spread])
+def test_only_the_match_itself_has_the_tail_among_its_places(grow):
+    tree = SuffixTree(8)
+    for token in [1, 2, 3, 8, 1, 2, 3, 9, 1, 2]:
+        tree.append(token)
+    guess = grow(Place(tree, tree.active[-2], 2, 1), AMPLE._replace(nodes=2), [1.0])
+    assert guess.tokens == [3, 9]
+    assert guess.q == [1.0, 0.5]
