@@ -40,19 +40,25 @@ class Arm:
 
 
 def choose(
-    arms: Mapping[str, Arm], idle: dict[str, int], allowed: float, lucky: str | None = None
+    arms: Mapping[str, Arm],
+    idle: dict[str, int],
+    allowed: float,
+    lucky: str | None = None,
+    rich: bool = False,
 ) -> str | None:
     """The way to ask in now, None for none. idle: steps since a way was asked, counted up here.
 
     allowed: seconds a step that trials may cost on average. lucky: the way that paid in this text's
     last step: it goes on, whatever the average says, so that a text that turns easy is noticed at
-    the first trial.
+    the first trial. rich: earlier gains pay for trials: a way that was hardly tried is tried at
+    once, until its average means something, and the others every `SELDOM` steps.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
     best = max(arms, key=lambda way: arms[way].gain)
     for way, arm in arms.items():
-        if way != best and idle[way] >= max(arm.interval(allowed), SELDOM):
+        wait = max(0 if rich else arm.interval(allowed), 0 if arm.asked < HOPE else SELDOM)
+        if way != best and idle[way] >= wait:
             return way
     if arms[best].gain <= 0 and lucky is not None:
         return lucky

@@ -91,7 +91,7 @@ class CostModel(Policy):
         cheapest = drafter.ways[0]
         rich = ledger.debt.owed <= -plain  # an unknown cost is paid from gains
         arms = {way: arm for way, arm in ways.items() if way == cheapest or arm.asked or rich}
-        way = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky)
+        way = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky, rich)
         if way is None:
             return Budget(0)
         if drafter.runs_model or drafter.emits != "point":
