@@ -69,7 +69,7 @@ def _promises(document: Any) -> list[str]:
     return [*out, ""]
 
 
-def picture(documents: dict[str, Any], path: Path = HERE / "adaptive.svg") -> None:
+def picture(document: Any, path: Path = HERE / "adaptive.svg") -> None:
     """Bars of `auto`, the best other method and prompt lookup by suite; calibration of `auto`."""
     import matplotlib as mpl
 
@@ -77,36 +77,31 @@ def picture(documents: dict[str, Any], path: Path = HERE / "adaptive.svg") -> No
     import matplotlib.pyplot as plt
 
     mpl.rcParams["svg.hashsalt"] = "foretoken"
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=(4, 4, 3))
-    for axis, (mode, document) in zip(axes[:2], documents.items(), strict=True):
-        names = [suite["suite"].removeprefix("spec-bench:") for suite in document["suites"]]
-        at = range(len(names))
-        chosen: dict[str, list[float]] = {SHOWN: [], "best other method": [], "prompt-lookup": []}
-        for suite in document["suites"]:
-            by = {f["method"]: f["ratio_to_plain"] for f in suite["figures"]}
-            chosen[SHOWN].append(by[SHOWN])
-            chosen["prompt-lookup"].append(by["prompt-lookup"])
-            others = [v for k, v in by.items() if v is not None and k != SHOWN and k[:2] != "hf"]
-            chosen["best other method"].append(max(others))
-        for i, (label, values) in enumerate(chosen.items()):
-            axis.bar([x + 0.27 * (i - 1) for x in at], values, 0.27, label=label,
-                     color=("#1b6ca8", "#a5d3ec", "#d98c5f")[i])  # fmt: skip
-        axis.axhline(1.0, color="black", linewidth=0.8)
-        axis.set_xticks(list(at), names, rotation=50, ha="right", fontsize=8)
-        axis.set_title(FILES[mode][0])
-        axis.set_ylabel("x plain decoding")
-    axes[0].legend(fontsize=8)
-    for mode, colour in (("own", "#1b6ca8"), ("forced", "#d98c5f")):
-        figures = next(f for f in documents[mode]["stream"] if f["method"] == SHOWN)
-        found = [c for c in figures["by_class"] if c["nodes"] >= 5]
-        said = [c["promised"] / c["nodes"] for c in found]
-        stood = [c["accepted"] / c["nodes"] for c in found]
-        axes[2].plot(said, stood, "o-", color=colour, label=mode)
-    axes[2].plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    axes[2].set_xlabel("probability that the node stands, as promised")
-    axes[2].set_ylabel("share that stood")
-    axes[2].set_title(f"Calibration of {SHOWN}")
-    axes[2].legend(fontsize=8)
+    figure, (bars, promises) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=(3, 2))
+    suites = [*document["suites"], {"suite": "whole stream", "figures": document["stream"]}]
+    chosen: dict[str, list[float]] = {SHOWN: [], "best other method": [], "prompt-lookup": []}
+    for suite in suites:
+        by = {f["method"]: f["ratio_to_plain"] for f in suite["figures"]}
+        chosen[SHOWN].append(by[SHOWN])
+        chosen["prompt-lookup"].append(by["prompt-lookup"])
+        chosen["best other method"].append(max(v for k, v in by.items() if k != SHOWN))
+    at, colours = range(len(suites)), ("#1b6ca8", "#a5d3ec", "#d98c5f")
+    for i, (label, values) in enumerate(chosen.items()):
+        bars.bar([x + 0.27 * (i - 1) for x in at], values, 0.27, label=label, color=colours[i])
+    bars.axhline(1.0, color="black", linewidth=0.8)
+    names = [suite["suite"].removeprefix("spec-bench:") for suite in suites]
+    bars.set_xticks(list(at), names, rotation=40, ha="right", fontsize=8)
+    bars.set_ylabel("tokens per second, x plain decoding")
+    bars.legend(fontsize=8)
+    figures = next(f for f in document["stream"] if f["method"] == SHOWN)
+    found = [c for c in figures["by_class"] if c["nodes"] >= 5]
+    said = [c["promised"] / c["nodes"] for c in found]
+    stood = [c["accepted"] / c["nodes"] for c in found]
+    promises.plot(said, stood, "o-", color=colours[0])
+    promises.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
+    promises.set_xlabel("probability that the node stands, as promised")
+    promises.set_ylabel("share that stood")
+    promises.set_title(f"Calibration of {SHOWN}", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 
@@ -118,7 +113,7 @@ def main() -> None:
     before, rest = text.split(START)
     _, after = rest.split(END)
     PAGE.write_text(before + START + tables(documents) + END + after)
-    picture(documents)
+    picture(documents["stream"])
 
 
 if __name__ == "__main__":
