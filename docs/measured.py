@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+RUNS = HERE.parent / "benchmarks"
 FILES = {
-    "own": ("The target's own text", HERE.parent / "benchmarks" / "adaptive_own.json"),
-    "forced": (
-        "Reference texts (forced mode)",
-        HERE.parent / "benchmarks" / "adaptive_forced.json",
-    ),
+    "stream": ("Reference texts", RUNS / "adaptive_forced.json"),
+    "edit": ("Editing, the old text given as prediction", RUNS / "adaptive_edit.json"),
 }
 PAGE = HERE / "adaptive.md"
 START, END = "<!-- measured: python -m docs.measured -->\n", "<!-- /measured -->\n"
