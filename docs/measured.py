@@ -16,6 +16,7 @@ FILES = {
     "stream": ("Reference texts", RUNS / "adaptive_forced.json"),
     "edit": ("Editing, the old text given as prediction", RUNS / "adaptive_edit.json"),
 }
+SHIFTS = RUNS / "scorecard.json"
 PAGE = HERE / "adaptive.md"
 START, END = "<!-- measured: python -m docs.measured -->\n", "<!-- /measured -->\n"
 SHOWN = "auto"
@@ -44,6 +45,29 @@ def tables(documents: dict[str, Any]) -> str:
             parts += [_row("**whole stream**", document["stream"], columns, field, digits), ""]
         parts += _promises(document)
     return "\n".join(parts)
+
+
+def shifts(document: Any) -> str:
+    """Markdown: ratio to plain, regret and floor of every contestant under every shift."""
+    scenarios = document["scorecard"]["scenarios"]
+    names = list(dict.fromkeys(lane["method"] for s in scenarios for lane in s["lanes"]))
+    lines = ["", "### Scripted shifts", "", "*ratio to plain (worst window) and regret*", ""]
+    lines += [f"| method | {' | '.join(s['name'] for s in scenarios)} |"]
+    lines += ["|---|" + "---|" * len(scenarios)]
+    for name in names:
+        cells = []
+        for scenario in scenarios:
+            by = {lane["method"]: lane["score"] for lane in scenario["lanes"]}
+            score = by[name]
+            cells.append(f"{score['ratio']:.2f} ({score['floor']:.2f}) {score['regret']:.0%}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {s['name']}: {s['summary']}" for s in scenarios), ""]
+    return "\n".join(lines)
+
+
+def written() -> str:
+    """What stands between the markers."""
+    return tables(read()) + shifts(json.loads(SHIFTS.read_text()))
 
 
 def _row(name: str, figures: Any, columns: list[str], field: str, digits: int) -> str:
@@ -110,7 +134,7 @@ def main() -> None:
     text = PAGE.read_text()
     before, rest = text.split(START)
     _, after = rest.split(END)
-    PAGE.write_text(before + START + tables(documents) + END + after)
+    PAGE.write_text(before + START + written() + END + after)
     picture(documents["stream"])
 
 
