@@ -14,6 +14,7 @@ from foretoken.policy.depths import Depths
 
 BLEND = 0.05  # weight of the newest step in an arm's averages
 HOPE = 8  # steps that the hope of a new way weighs
+MARGIN = 0.25  # tokens a step by which a dearer way must be ahead
 SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
 RARELY = 128  # steps after which a way that does not pay is tried again at the latest
 
@@ -46,16 +47,20 @@ def choose(
     lucky: str | None = None,
     rich: bool = False,
 ) -> str | None:
-    """The way to ask in now, None for none. idle: steps since a way was asked, counted up here.
+    """The way to ask in now, None for none.
 
-    allowed: seconds a step that trials may cost on average. lucky: the way that paid in this text's
-    last step: it goes on, whatever the average says, so that a text that turns easy is noticed at
-    the first trial. rich: earlier gains pay for trials: a way that was hardly tried is tried at
-    once, until its average means something, and the others every `SELDOM` steps.
+    arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
+    seconds a step that trials may cost on average. lucky: the way that paid in this text's last
+    step: it goes on, whatever the average says, so that a text that turns easy is noticed at the
+    first trial. rich: earlier gains pay for trials: a way that was hardly tried is tried at once,
+    until its average means something, and the others every `SELDOM` steps.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
-    best = max(arms, key=lambda way: arms[way].gain)
+    best, *others = arms  # cheapest first: the time of a dearer way is sure, its gain is not
+    for way in others:
+        if arms[way].gain > arms[best].gain + MARGIN:
+            best = way
     for way, arm in arms.items():
         wait = max(0 if rich else arm.interval(allowed), 0 if arm.asked < HOPE else SELDOM)
         if way != best and idle[way] >= wait:
