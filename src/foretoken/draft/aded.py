@@ -142,22 +142,11 @@ class Aded(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Learned rows by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if not self._stores.lasting:
-            return {}
-        stores = {str(key): store.state() for key, store in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it was learned with another tokenizer."""
-        if not state:
-            return
-        if state["tokenizer_hash"] != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"aded: the saved state is of the tokenizer {state['tokenizer_hash']}, the model's "
-                f"is {self.context.tokenizer_hash}"
-            )
-        for key, rows in state["stores"].items():
-            self._stores.get(key).load(rows)
+        self._stores.load(state, self.name, self.context.tokenizer_hash)
 
     def _open_base(self) -> TrigramTable | None:
         path = self.options.table

@@ -34,7 +34,6 @@ from foretoken import types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.lookahead_pool import WINDOW, Gram, Growing, Pool
 from foretoken.draft.scopes import Scope, Scopes
-from foretoken.errors import ArtifactError
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
@@ -122,22 +121,11 @@ class Lookahead(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Pools by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if not self._stores.lasting:
-            return {}
-        stores = {str(key): pool.state() for key, pool in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it was learned with another tokenizer."""
-        if not state:
-            return
-        if state["tokenizer_hash"] != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"{self.name}: the saved state is of the tokenizer {state['tokenizer_hash']}, the "
-                f"model's is {self.context.tokenizer_hash}"
-            )
-        for key, pool in state["stores"].items():
-            self._stores.get(key).load(pool)
+        self._stores.load(state, self.name, self.context.tokenizer_hash)
 
 
 class _Memory:

@@ -14,11 +14,6 @@ memory.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mmap
-import struct
-import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +21,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from foretoken.draft.mapped import Kind
 from foretoken.errors import ArtifactError
 
 ASSET = "rest.store"  # beside the model, taken up if no store is named
-MAGIC = b"foretoken-rest\n\n"
-VERSION = 1
-PREFIX = struct.Struct("<16sII32s")  # magic, version, header bytes, sha256 of the header
-ALIGN = 64
+STORE = Kind("datastore", b"foretoken-rest\n\n", 1, "foretoken train rest")
 SECTIONS = ("text", "ends")
 _FORMAT: dict[int, Literal["H", "I"]] = {2: "H", 4: "I"}  # of memoryview
 
@@ -40,13 +33,6 @@ _FORMAT: dict[int, Literal["H", "I"]] = {2: "H", 4: "I"}  # of memoryview
 def element_types(vocab: int) -> dict[str, np.dtype[Any]]:
     """section -> element type; the separator is one more id than the vocabulary has."""
     return {"text": np.dtype("<u2" if vocab < 1 << 16 else "<u4"), "ends": np.dtype("<u4")}
-
-
-def encode_header(header: dict[str, Any]) -> bytes:
-    """Everything before the sections, padded to the alignment."""
-    text = json.dumps(header, sort_keys=True).encode()
-    head = PREFIX.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest()) + text
-    return head + b"\0" * (-len(head) % ALIGN)
 
 
 class Tail(NamedTuple):
@@ -83,25 +69,7 @@ class RestStore:
         Raises ArtifactError if it is missing, truncated, corrupt, of another version, or made for
         another tokenizer than `tokenizer_hash` (None: do not compare).
         """
-        try:
-            with path.open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise ArtifactError(f"{path}: not a readable datastore ({error})") from error
-        header, start = _read_header(path, data)
-        if tokenizer_hash is not None and header["tokenizer_hash"] != tokenizer_hash:
-            raise ArtifactError(
-                f"{path}: made for the tokenizer {header['tokenizer_hash'] or '(none)'}, but the "
-                f"model's is {tokenizer_hash or '(none)'}; build one with `foretoken train rest`"
-            )
-        body = data[start:]
-        if len(body) != header["bytes"]:
-            raise ArtifactError(
-                f"{path}: {len(body)} bytes of sections where {header['bytes']} were written; "
-                "the file is truncated or was overwritten"
-            )
-        if verify and hashlib.sha256(body).hexdigest() != header["sha256"]:
-            raise ArtifactError(f"{path}: the file is corrupt: its checksum differs")
+        header, body = STORE.open(path, tokenizer_hash, verify=verify)
         return cls(path, header, _views(header, body))
 
     def tails(self, tokens: Sequence[int], longest: int) -> list[Tail]:
@@ -152,22 +120,6 @@ def open_beside(
     if store.separator > vocab:
         raise ArtifactError(f"{path}: made for {store.separator} tokens, the model has {vocab}")
     return store
-
-
-def _read_header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
-    if sys.byteorder != "little":
-        raise ArtifactError(f"{path}: datastores are read on little-endian machines only")
-    if len(data) < PREFIX.size or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise ArtifactError(f"{path}: not a datastore of foretoken")
-    _, version, size, digest = PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ArtifactError(f"{path}: version {version}; this foretoken reads {VERSION}")
-    text = bytes(data[PREFIX.size : PREFIX.size + size])
-    if hashlib.sha256(text).digest() != digest:
-        raise ArtifactError(f"{path}: the header is truncated or corrupt")
-    header: dict[str, Any] = json.loads(text)
-    end = PREFIX.size + size
-    return header, end + (-end % ALIGN)
 
 
 def _views(header: dict[str, Any], body: memoryview) -> dict[str, memoryview]:

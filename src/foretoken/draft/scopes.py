@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from foretoken.errors import ArtifactError
 from foretoken.types import Session
 
 # "request": one request being decoded. "session": the same here, kept for the reader's sake where
@@ -25,6 +26,12 @@ class Store(Protocol):
 
     def __len__(self) -> int:
         """What it holds, in the unit of the limit (rows, tokens ...)."""
+
+    def state(self) -> Any:
+        """What it learned, JSON-ready."""
+
+    def load(self, state: Any, /) -> None:
+        """Take up what `state` gave."""
 
 
 S = TypeVar("S", bound=Store)
@@ -82,3 +89,28 @@ class Scopes(Generic[S]):
             if total <= self.limit:
                 break
             total -= len(self._stores.pop(idle))
+
+    def state(self, tokenizer_hash: str) -> dict[str, Any]:
+        """What all stores learned, by key; nothing for scopes that end with their session."""
+        if not self.lasting:
+            return {}
+        stores = {str(key): store.state() for key, store in self._stores.items()}
+        return {"tokenizer_hash": tokenizer_hash, "stores": stores}
+
+    def load(self, state: dict[str, Any], owner: str, tokenizer_hash: str) -> None:
+        """Take up what `state` gave; ArtifactError, which names `owner`, if it is of another
+        tokenizer."""
+        if not state:
+            return
+        check_tokenizer(state, owner, tokenizer_hash)
+        for key, learned in state["stores"].items():
+            self.get(key).load(learned)
+
+
+def check_tokenizer(state: dict[str, Any], owner: str, tokenizer_hash: str) -> None:
+    """Raise ArtifactError, which names `owner`, for a state that another tokenizer's text gave."""
+    if state["tokenizer_hash"] != tokenizer_hash:
+        raise ArtifactError(
+            f"{owner}: the saved state is of the tokenizer {state['tokenizer_hash']}, the "
+            f"model's is {tokenizer_hash}"
+        )

@@ -33,7 +33,7 @@ from foretoken import types
 from foretoken.draft import stand_template
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.gumbel import uniform
-from foretoken.draft.scopes import Scope, Scopes
+from foretoken.draft.scopes import Scope, Scopes, check_tokenizer
 from foretoken.draft.stand_sprout import DrawnSprout, Sprout
 from foretoken.draft.stand_table import StandTable, Tail, checked
 from foretoken.errors import ArtifactError
@@ -117,10 +117,7 @@ class StandDrafter(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Rows by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if not self._stores.lasting:
-            return {}
-        tables = {str(key): table.state() for key, table in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": tables}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it is damaged or of another tokenizer."""
@@ -129,11 +126,7 @@ class StandDrafter(Drafter):
         key, stores = state.get("tokenizer_hash"), state.get("stores")
         if not isinstance(key, str) or not isinstance(stores, dict):
             raise ArtifactError(f"{self.name}: the saved state is none")
-        if key != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"{self.name}: the saved state is of the tokenizer {key}, the model's is "
-                f"{self.context.tokenizer_hash}"
-            )
+        check_tokenizer(state, self.name, self.context.tokenizer_hash)
         found = {scope: checked(rows) for scope, rows in stores.items()}  # all, before any is used
         for scope, rows in found.items():
             self._stores.get(scope).load(rows)

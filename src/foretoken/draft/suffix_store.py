@@ -34,7 +34,6 @@ from foretoken.draft.scopes import Scope, Scopes
 from foretoken.draft.suffix_finished import Finished, evidence
 from foretoken.draft.suffix_growth import Place, Room, follow, hope, spread, top
 from foretoken.draft.suffix_tree import SuffixTree
-from foretoken.errors import ArtifactError
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Session, Step
 
@@ -127,22 +126,12 @@ class SuffixStore(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Finished answers and their worth by tenant, JSON-ready; nothing for scopes that end."""
-        if not self._stores.lasting:
-            return {}
-        stores = {str(key): store.state() for key, store in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it was written with another tokenizer."""
-        if not state or not self._stores.lasting:
-            return
-        if state["tokenizer_hash"] != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"suffix-store: the saved state is of the tokenizer {state['tokenizer_hash']}, the "
-                f"model's is {self.context.tokenizer_hash}"
-            )
-        for key, store in state["stores"].items():
-            self._stores.get(key).load(store)
+        if self._stores.lasting:
+            self._stores.load(state, self.name, self.context.tokenizer_hash)
 
     def _new_store(self) -> Finished:
         return Finished(self.options.depth, self.options.max_tokens)

@@ -180,22 +180,11 @@ class Superposed(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Counts by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if not self._stores.lasting:
-            return {}
-        stores = {str(key): store.state() for key, store in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it was counted with another tokenizer."""
-        if not state:
-            return
-        if state["tokenizer_hash"] != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"{self.name}: the saved state is of the tokenizer {state['tokenizer_hash']}, the "
-                f"model's is {self.context.tokenizer_hash}"
-            )
-        for key, rows in state["stores"].items():
-            self._stores.get(key).load(rows)
+        self._stores.load(state, self.name, self.context.tokenizer_hash)
 
 
 def superposed_row(target: Any, cache: KVCache, read: int, mixture: Mapping[int, float]) -> Tensor:

@@ -33,7 +33,6 @@ from foretoken.draft.best_first import best_first
 from foretoken.draft.recycled import Matrix
 from foretoken.draft.scopes import Scope, Scopes
 from foretoken.draft.trigram_table import Row
-from foretoken.errors import ArtifactError
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Session, Step
 
@@ -136,22 +135,11 @@ class TokenRecycling(Drafter):
 
     def state(self) -> dict[str, Any]:
         """Matrices by tenant, JSON-ready; nothing for scopes that end with their session."""
-        if not self._stores.lasting:
-            return {}
-        stores = {str(key): matrix.state() for key, matrix in self._stores}
-        return {"tokenizer_hash": self.context.tokenizer_hash, "stores": stores}
+        return self._stores.state(self.context.tokenizer_hash)
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave; ArtifactError if it was learned with another tokenizer."""
-        if not state:
-            return
-        if state["tokenizer_hash"] != self.context.tokenizer_hash:
-            raise ArtifactError(
-                f"{self.name}: the saved state is of the tokenizer {state['tokenizer_hash']}, the "
-                f"model's is {self.context.tokenizer_hash}"
-            )
-        for key, matrix in state["stores"].items():
-            self._stores.get(key).load(matrix)
+        self._stores.load(state, self.name, self.context.tokenizer_hash)
 
 
 def _likeliest_first(matrix: Matrix, token: int) -> Row:

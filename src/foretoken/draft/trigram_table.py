@@ -12,11 +12,6 @@ kept as round(8 log2 total) in one byte, enough to say how far a row may be trus
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mmap
-import struct
-import sys
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -25,15 +20,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from foretoken.draft.mapped import Kind
 from foretoken.errors import ArtifactError
 
 Row = tuple[Sequence[int], Sequence[float]]  # successors and probabilities, likeliest first
 NO_ROW: Row = ((), ())
 
-MAGIC = b"foretoken-3gram\n"
-VERSION = 1
-PREFIX = struct.Struct("<16sII32s")  # magic, version, header bytes, sha256 of the header
-ALIGN = 64
+TABLE = Kind("tri-gram table", b"foretoken-3gram\n", 1, "foretoken train aded")
 WEIGHT_BITS = np.dtype("<u2")  # float16 bit patterns
 _CACHED_ROWS = 1 << 16
 _FORMAT: dict[int, Literal["B", "H", "I"]] = {1: "B", 2: "H", 4: "I"}  # of memoryview
@@ -116,25 +109,7 @@ class TrigramTable:
         Raises ArtifactError if it is missing, truncated, corrupt, of another version, or made for
         another tokenizer than `tokenizer_hash` (None: do not compare).
         """
-        try:
-            with path.open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise ArtifactError(f"{path}: not a readable tri-gram table ({error})") from error
-        header, start = _read_header(path, data)
-        if tokenizer_hash is not None and header["tokenizer_hash"] != tokenizer_hash:
-            raise ArtifactError(
-                f"{path}: made for the tokenizer {header['tokenizer_hash'] or '(none)'}, but the "
-                f"model's is {tokenizer_hash or '(none)'}; build one with `foretoken train aded`"
-            )
-        body = data[start:]
-        if len(body) != header["bytes"]:
-            raise ArtifactError(
-                f"{path}: {len(body)} bytes of sections where {header['bytes']} were written; "
-                "the file is truncated or was overwritten"
-            )
-        if verify and hashlib.sha256(body).hexdigest() != header["sha256"]:
-            raise ArtifactError(f"{path}: the file is corrupt: its checksum differs")
+        header, body = TABLE.open(path, tokenizer_hash, verify=verify)
         return cls(path, header, _views(path, header, body))
 
     @property
@@ -212,29 +187,6 @@ class Overlay:
         self._rows.move_to_end(key)
         if len(self._rows) > self.limit:
             self._rows.popitem(last=False)
-
-
-def encode_header(header: dict[str, Any]) -> bytes:
-    """Everything before the sections, padded to the alignment."""
-    text = json.dumps(header, sort_keys=True).encode()
-    head = PREFIX.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest()) + text
-    return head + b"\0" * (-len(head) % ALIGN)
-
-
-def _read_header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
-    if sys.byteorder != "little":
-        raise ArtifactError(f"{path}: tri-gram tables are read on little-endian machines only")
-    if len(data) < PREFIX.size or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise ArtifactError(f"{path}: not a tri-gram table of foretoken")
-    _, version, size, digest = PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise ArtifactError(f"{path}: version {version}; this foretoken reads {VERSION}")
-    text = bytes(data[PREFIX.size : PREFIX.size + size])
-    if hashlib.sha256(text).digest() != digest:
-        raise ArtifactError(f"{path}: the header is truncated or corrupt")
-    header: dict[str, Any] = json.loads(text)
-    end = PREFIX.size + size
-    return header, end + (-end % ALIGN)
 
 
 def _views(path: Path, header: dict[str, Any], body: memoryview) -> dict[str, Any]:

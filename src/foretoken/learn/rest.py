@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from foretoken.draft.rest_store import ALIGN, SECTIONS, element_types, encode_header
+from foretoken.draft.mapped import ALIGN
+from foretoken.draft.rest_store import SECTIONS, STORE, element_types
 from foretoken.errors import ConfigError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -67,7 +68,7 @@ def build_store(
         "sha256": digest.hexdigest(),
         "meta": dict(meta or {}),
     }
-    return Report(tokens, count, _write(out, [encode_header(header), *body]))
+    return Report(tokens, count, _write(out, [STORE.encode_header(header), *body]))
 
 
 def join(documents: Iterable[Array], vocab: int) -> tuple[Array, int]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from foretoken.draft.trigram_table import VERSION
+from foretoken.draft.trigram_table import TABLE
 from foretoken.errors import ConfigError, ForetokenError
 from foretoken.learn.trigram_write import RowWriter, assemble
 
@@ -65,7 +65,9 @@ class TrigramBuilder:
             raise ConfigError("vocab", vocab, "1 to 2097152 tokens")
         self.work, self.vocab, self.chunk = work, vocab, chunk
         self.bits = max(1, (vocab - 1).bit_length())
-        self.fingerprint = hashlib.sha256(f"{VERSION} {vocab} {fingerprint}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            f"{TABLE.version} {vocab} {fingerprint}".encode()
+        ).hexdigest()
         self.documents = self.tokens = self.runs = 0
         self._pending: list[Tokens] = []
         self._pending_tokens = 0

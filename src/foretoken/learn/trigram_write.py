@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from foretoken.draft.trigram_table import ALIGN, encode_header, sections
+from foretoken.draft.mapped import ALIGN
+from foretoken.draft.trigram_table import TABLE, sections
 from foretoken.errors import ConfigError, ForetokenError
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -154,7 +155,7 @@ def assemble(out: Path, header: dict[str, Any], writer: RowWriter) -> int:
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(encode_header(header))
+            file.write(TABLE.encode_header(header))
             for name in writer.types:
                 for block in _blocks(writer.folder / name):
                     file.write(block)

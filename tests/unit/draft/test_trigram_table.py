@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from foretoken.draft.mapped import PREFIX
 from foretoken.draft.trigram_table import (
-    MAGIC,
     NO_ROW,
-    PREFIX,
+    TABLE,
     Overlay,
     TrigramTable,
     blend,
@@ -72,7 +72,7 @@ def test_damage_is_found(path):
     data = bytearray(path.read_bytes())
     for at, match in (
         (0, "not a tri-gram table"),
-        (len(MAGIC), "version"),
+        (len(TABLE.magic), "version"),
         (PREFIX.size + 9, "header"),
     ):
         damaged = bytearray(data)

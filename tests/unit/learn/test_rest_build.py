@@ -11,7 +11,8 @@ import pytest
 
 from foretoken.cli.main import main
 from foretoken.draft import rest_store
-from foretoken.draft.rest_store import RestStore, encode_header, open_beside
+from foretoken.draft.mapped import ALIGN
+from foretoken.draft.rest_store import STORE, RestStore, open_beside
 from foretoken.errors import ArtifactError, ConfigError
 from foretoken.learn.rest import Report, build_store, join, places
 
@@ -181,7 +182,7 @@ class TestABadFile:
             open_beside(tmp_path / "nothing.store", None, V, "", True)
 
     def test_the_header_is_aligned(self) -> None:
-        assert len(encode_header({"a": 1})) % rest_store.ALIGN == 0
+        assert len(STORE.encode_header({"a": 1})) % ALIGN == 0
 
 
 class TestTheCommand:
