@@ -18,6 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from foretoken.commit.stop import StopRule
     from foretoken.draft.base import Drafter
+    from foretoken.draft.shapes import Shape
     from foretoken.policy.base import Policy
     from foretoken.prompt.sampling import Warper
     from foretoken.target.base import KVCache
@@ -161,6 +162,27 @@ class Budget:
     # (a drawn node may not go for its own probability)
     min_prob: float = 0.0
     way: str = ""  # which of `Drafter.ways` to draft in; "" is the drafter's fullest
+    # Asked after every level but the last: False ends the draft there, and what was drafted is
+    # submitted whole. None: nobody stops it. Set by the loop from `Policy.go_on`.
+    go_on: Callable[[Level], bool] | None = field(default=None, compare=False, repr=False)
+    # how the draft branches, for drafters that give "shapes"; None: in the drafter's own form
+    shape: Shape | None = None
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level that was just drafted, as `Policy.go_on` sees it. Filled by drafters that give
+    "levels", and by the loop for finished fixed drafts."""
+
+    depth: int  # children of the root have depth 1
+    q: Sequence[float]  # [k] draft probability of each of its nodes given the node's path
+    joint: Sequence[float]  # [k] of the whole path
+    parents: Sequence[int] = ()  # [k] row of `entropy`, `hidden` that each node was chosen from
+    # [m] nats, of the drafter's rows that the level was chosen from; () unless the policy needs it
+    entropy: Sequence[float] = ()
+    # [m, H] float: the drafter's last hidden state at each node that the level hangs below (the
+    # root at depth 1); None unless the policy needs it
+    hidden: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from foretoken import types
+from foretoken.errors import CapabilityError
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Budget, Session, Step
 
@@ -43,6 +44,9 @@ class Drafter(ABC):
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
+    # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "entropy" and
+    # "hidden": of these; "shapes": `Budget.shape` is obeyed
+    gives: frozenset[str] = frozenset()
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables
 
     class Options(types.Options):
@@ -51,6 +55,17 @@ class Drafter(ABC):
     def __init__(self, options: Any, context: Context) -> None:
         self.options = options
         self.context = context
+
+    def provide(self, needs: frozenset[str]) -> None:
+        """A policy will ask for these (`Policy.needs`). Called once, when the method is built.
+
+        Raises CapabilityError for what the drafter does not give.
+        """
+        if missing := needs - self.gives:
+            raise CapabilityError(
+                f"drafter {self.name!r} does not give {', '.join(sorted(missing))}, which the "
+                f"policy asks for (it gives {', '.join(sorted(self.gives)) or 'nothing'})"
+            )
 
     def begin(self, session: Session) -> None:
         """A session starts; its prompt is known."""

@@ -61,6 +61,14 @@ class Growth(ABC):
         temperature taken. A token at -inf is never chosen; no row is all -inf.
         """
 
+    def stop(self) -> None:
+        """No level is added any more; what has grown stays."""
+        self.frontier = []
+
+    def fresh(self, first: int) -> list[int]:
+        """The nodes of the level that was just grown, `first` being the next index before."""
+        return list(range(first, len(self.tokens)))
+
     @property
     def room(self) -> int:
         """How many more nodes may be added."""

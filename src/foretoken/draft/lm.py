@@ -29,7 +29,7 @@ from foretoken.prompt.chance import PositionRandom
 from foretoken.prompt.sampling import Warper, argmax_rows
 from foretoken.target.base import Job, KVCache
 from foretoken.tree import EMPTY, DraftTree, Kind
-from foretoken.types import Budget, Session, Step
+from foretoken.types import Budget, Level, Scores, Session, Step
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and listing methods needs none of it
     from foretoken.draft.lm_model import SmallModel
@@ -58,6 +58,7 @@ class LmDrafter(Drafter):
     grows: ClassVar[type[Growth]]  # takes the form's own options by name
     nodes = 6
     runs_model = True
+    gives = frozenset({"levels", "entropy", "hidden"})
 
     class Options(types.Options):
         """Which model, how deep, how sharp."""
@@ -81,6 +82,14 @@ class LmDrafter(Drafter):
         from foretoken.draft.lm_model import small_model
 
         self.model: SmallModel = small_model(options.model, context, self.name)
+        self._wanted: frozenset[str] = frozenset()
+
+    def provide(self, needs: frozenset[str]) -> None:
+        """See the base class."""
+        super().provide(needs)
+        self._wanted |= needs
+        if "hidden" in needs:
+            self.model.target.watch_hidden()
 
     def growth(
         self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
@@ -101,14 +110,14 @@ class LmDrafter(Drafter):
         with self.model.lock:
             growths = [self._growth(session, budget) for session, budget in asked]
             growing = [
-                _Draft(session.tokens, self._memory(session), growth)
+                _Draft(session.tokens, self._memory(session), growth, self._wanted)
                 for (session, _), growth in zip(asked, growths, strict=True)
                 if growth.frontier
             ]
             while growing:
                 scores = self.model.target.score([draft.job() for draft in growing])
                 for draft, rows in zip(growing, scores, strict=True):
-                    draft.grow(rows.logits, self.options.temperature)
+                    draft.grow(rows, self.options.temperature)
                 growing = [draft for draft in growing if draft.growth.frontier]
         return [growth.tree() for growth in growths]
 
@@ -164,8 +173,10 @@ class LmDrafter(Drafter):
 class _Draft:
     """One session's growth, and the rows of it that the model has read."""
 
-    def __init__(self, text: Sequence[int], memory: _Memory, growth: Growth) -> None:
-        self.text, self.memory, self.growth = text, memory, growth
+    def __init__(
+        self, text: Sequence[int], memory: _Memory, growth: Growth, wanted: frozenset[str]
+    ) -> None:
+        self.text, self.memory, self.growth, self.wanted = text, memory, growth, wanted
         self._tokens: list[int] = []  # of the nodes read so far: those that were in a frontier
         self._parents: list[int] = []
         self._row = {-1: -1}  # node of the growth -> row
@@ -183,14 +194,35 @@ class _Draft:
             self._tokens.append(token)
         return Job(cache, (), DraftTree(self._tokens, self._parents), scored)
 
-    def grow(self, logits: Tensor, temperature: float | None) -> None:
-        """One level more. logits: [len(frontier), V] of the model."""
+    def grow(self, scores: Scores, temperature: float | None) -> None:
+        """One level more. scores: [len(frontier)] rows of the model."""
         if not self._tokens:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
-        logprobs = self._processed(logits, temperature).log_softmax(dim=-1)
+        logprobs = self._processed(scores.logits, temperature).log_softmax(dim=-1)
         if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
             raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
-        self.growth.grow(logprobs)
+        growth, read, first = self.growth, self.growth.frontier, len(self.growth.tokens)
+        growth.grow(logprobs)
+        go_on = growth.budget.go_on
+        if go_on is not None and growth.frontier:
+            entropy = entropies(logprobs) if "entropy" in self.wanted else ()
+            hidden = scores.hidden.get("final") if "hidden" in self.wanted else None
+            if not go_on(self._level(read, growth.fresh(first), entropy, hidden)):
+                growth.stop()
+
+    def _level(
+        self, read: list[int], nodes: list[int], entropy: Sequence[float], hidden: Tensor | None
+    ) -> Level:
+        growth = self.growth
+        row = {node: i for i, node in enumerate(read)}
+        return Level(
+            growth.levels,
+            [growth.q[node] for node in nodes],
+            [math.exp(growth.joint[node]) for node in nodes],
+            [row[growth.parents[node]] for node in nodes],
+            entropy,
+            hidden,
+        )
 
     def _processed(self, logits: Tensor, temperature: float | None) -> Tensor:
         """[m, V] float32: logits of q."""
@@ -201,6 +233,12 @@ class _Draft:
             return logits.float() / temperature
         paths = [spelled(node, growth.tokens, growth.parents) for node in growth.frontier]
         return warper.warp_rows(logits, self.text, paths)
+
+
+def entropies(logprobs: Tensor) -> list[float]:
+    """[m] nats, of rows of log-probabilities [m, V]; a token ruled out adds nothing."""
+    nats: list[float] = torch.special.entr(logprobs.exp()).sum(dim=-1).tolist()
+    return nats
 
 
 def _warper(session: Session) -> Warper:

@@ -65,6 +65,10 @@ class BestFirst(Growth):
         self.advance(node for node in self._best if node >= fresh and self.joint[node] > last)
         self.frontier = self.frontier[: self.width]  # they grew likeliest first
 
+    def fresh(self, first: int) -> list[int]:
+        """Those that are among the best."""
+        return [node for node in self._best if node >= first]
+
     def tree(self) -> DraftTree:
         """The best nodes of all that grew."""
         at = {node: i for i, node in enumerate(self._best)} | {-1: -1}

@@ -73,9 +73,13 @@ def build(
     chosen = drafter.verifier if verifier is None else verifier
     rule: Verifier = registry.find("verifier", chosen)() if isinstance(chosen, str) else chosen
     _check_pair(target, drafter, rule)
-    return Method(
-        drafter.name, drafter, _policy(policy, policy_options or {}, drafter, target), rule
-    )
+    chosen_policy = _policy(policy, policy_options or {}, drafter, target)
+    if chosen_policy.needs:
+        try:
+            drafter.provide(chosen_policy.needs)
+        except CapabilityError as error:
+            raise CapabilityError(f"policy {chosen_policy.name!r}: {error}") from None
+    return Method(drafter.name, drafter, chosen_policy, rule)
 
 
 def _drafter(method: str | Drafter, values: Mapping[str, Any], context: Context) -> Drafter:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from time import perf_counter
-from typing import NamedTuple
+from functools import partial
 
 from foretoken.commit.commit import commit
+from foretoken.engine.clock import Clock, Shared
+from foretoken.policy.base import stopped
 from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.prompt.sampling import TargetRows
 from foretoken.target.base import Job, Target
@@ -53,6 +54,8 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
         for i, tree in zip(mine, drafts, strict=True):
             trees[i] = tree
     fixed = [i for i in asked if len(trees[i]) and trees[i].kind == "point"]
+    for i in fixed:
+        trees[i] = stopped(sessions[i], budgets[i], trees[i])
     for policy in dict.fromkeys(sessions[i].policy for i in fixed):
         mine = [i for i in fixed if sessions[i].policy is policy]
         cut = policy.cut_batch([(sessions[i], trees[i]) for i in mine])
@@ -68,7 +71,8 @@ def allowance(target: Target, session: Session) -> Budget:
     depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
     room = min(session.cache.capacity - held, target.max_draft)
     nodes = min(budget.nodes, room) if depth > 0 else 0
-    return replace(budget, nodes=max(nodes, 0), depth=max(depth, 0))
+    asked = partial(session.policy.go_on, session) if session.policy.stops else None
+    return replace(budget, nodes=max(nodes, 0), depth=max(depth, 0), go_on=asked)
 
 
 def judge(
@@ -95,26 +99,3 @@ def judge(
     for part, spent in seconds.items():
         session.stats.seconds[part] += spent
     return done
-
-
-class Shared(NamedTuple):
-    """What the sessions of one forward have in common; seconds are one session's share."""
-
-    drafted: float
-    scored: float
-    batch: int
-    rows: int
-    now: Callable[[], float] = perf_counter
-
-
-class Clock:
-    """Seconds between laps."""
-
-    def __init__(self, now: Callable[[], float] = perf_counter) -> None:
-        self._now, self._last = now, now()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = self._now()
-        spent, self._last = now - self._last, now
-        return spent

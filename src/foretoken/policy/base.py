@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from foretoken import types
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
-from foretoken.types import Budget, Session, Step
+from foretoken.types import Budget, Level, Session, Step
 
 
 class Policy(ABC):
@@ -20,6 +20,9 @@ class Policy(ABC):
     source: ClassVar[str]
 
     needs_curve: ClassVar[bool] = False  # whether build must hand over the measured cost curve
+    stops: ClassVar[bool] = False  # whether `go_on` is to be asked between a draft's levels
+    # what the drafter must give (`Drafter.gives`): "entropy", "hidden", "shapes" ...
+    needs: frozenset[str] = frozenset()
 
     class Options(types.Options):
         """No options."""
@@ -30,6 +33,15 @@ class Policy(ABC):
     @abstractmethod
     def budget(self, session: Session) -> Budget:
         """How much the drafter may propose now."""
+
+    def go_on(self, session: Session, level: Level) -> bool:  # noqa: ARG002
+        """Whether to draft another level below the one that was just drafted.
+
+        Asked if `stops` is set. A level that was drafted is submitted, whatever is answered: to
+        drop a drawn token for what it is would bias the text (our notes on length-policies, U0),
+        and the engine leaves no way to do it.
+        """
+        return True
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:  # noqa: ARG002
         """What to have scored of a draft: a part of it, the empty tree for a plain step.
@@ -52,3 +64,17 @@ class Policy(ABC):
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
+
+
+def stopped(session: Session, budget: Budget, tree: DraftTree) -> DraftTree:
+    """A finished fixed draft without the levels that would not have been drafted if the drafter had
+    asked `Budget.go_on` on the way; as it is from drafters that did."""
+    if budget.go_on is None or not tree.q or "levels" in session.drafter.gives:
+        return tree
+    depths = tree.depths
+    for depth in range(1, tree.depth):
+        nodes = [i for i, d in enumerate(depths) if d == depth]
+        level = Level(depth, [tree.q[i] for i in nodes], [tree.joint[i] for i in nodes])
+        if not budget.go_on(level):
+            return tree.prune(i for i, d in enumerate(depths) if d <= depth)
+    return tree

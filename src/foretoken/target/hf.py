@@ -44,7 +44,7 @@ class HFTarget:
     not obey masks.
     """
 
-    features = frozenset({"tokens", "logits"})
+    features: frozenset[str] = frozenset({"tokens", "logits"})
 
     def __init__(self, model: Any, name: str = "", exact: str = "default") -> None:
         refuse_unsuited(model)
@@ -80,6 +80,7 @@ class HFTarget:
         )
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
+        self._hidden: Tensor | None = None  # [B, keep, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)
 
@@ -106,6 +107,16 @@ class HFTarget:
                 "through transformers' cache interface"
             )
         return probe.shapes
+
+    def watch_hidden(self) -> None:
+        """From now on `Scores.hidden["final"]` holds what the output layer reads. Called twice, it
+        changes nothing."""
+        if "hidden:final" not in self.features:
+            self.features = self.features | {"hidden:final"}
+            self.model.get_output_embeddings().register_forward_pre_hook(self._note_hidden)
+
+    def _note_hidden(self, _: Any, inputs: tuple[Tensor, ...]) -> None:
+        self._hidden = inputs[0]
 
     def new_cache(self, capacity: int) -> SlotCache:
         """See `Target`."""
@@ -134,6 +145,9 @@ class HFTarget:
         if len(batch) == 1:
             batch = [self._read_ahead(lo, batch[0])]
         logits, first = self._call(lo, batch)
+        hidden, self._hidden = self._hidden, None
+        if hidden is not None:  # the rows kept; a model that cannot cut its output keeps them all
+            hidden = hidden[:, -logits.shape[1] :]
         out: dict[int, Scores] = {}
         for b, i in enumerate(order):
             if jobs[i].fresh:
@@ -141,7 +155,9 @@ class HFTarget:
             caches[i].used = caches[i].length + caches[i].fresh + len(jobs[i].tree)
             # from the root's row on; a tree that grows has got its root's row before
             root = max(len(batch[b].fresh) - 1, 0) - first
-            out[i] = Scores(logits[b, root : len(batch[b]) - first])
+            rows = slice(root, len(batch[b]) - first)
+            states = {} if hidden is None else {"final": hidden[b, rows]}
+            out[i] = Scores(logits[b, rows], states)
         return [out[i] for i in range(len(jobs))]
 
     def wait(self) -> None:
