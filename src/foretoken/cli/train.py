@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from foretoken.cli.train_aded import aded
+from foretoken.cli.train_draft import app as draft
 from foretoken.cli.train_lm import lm
 from foretoken.cli.train_rest import rest
 from foretoken.cli.train_stand import stand_tree
@@ -14,6 +15,7 @@ app.command("lm")(lm)
 app.command("aded")(aded)
 app.command("rest")(rest)
 app.command("stand-tree")(stand_tree)
+app.add_typer(draft, name="draft")
 
 
 @app.callback()

@@ -1,0 +1,12 @@
+"""foretoken train draft: drafters for a target. Each sub-command has a module of its own."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _draft() -> None:
+    """From a model and prompts to a drafter for it: data, training, cuts, checks."""

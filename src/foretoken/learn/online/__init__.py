@@ -1,0 +1,1 @@
+"""Learning a drafter from live traffic: buffer, choice of samples, updates behind a gate."""
