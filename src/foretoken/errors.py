@@ -25,6 +25,10 @@ class CapabilityError(ForetokenError):
     exit_code = 2
 
 
+class NoTokenLeft(ForetokenError):
+    """A row of which the processors ban every token: nothing can be drawn from it."""
+
+
 class ArtifactError(ForetokenError):
     """A file that is corrupt, truncated, of another version, or made for another tokenizer."""
 

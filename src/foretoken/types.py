@@ -183,6 +183,8 @@ class Level:
     # [m, H] float: the drafter's last hidden state at each node that the level hangs below (the
     # root at depth 1); None unless the policy needs it
     hidden: Tensor | None = None
+    # [m] whose rows those are: places in the level before; () at depth 1, where it is the root's
+    rows: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.growth import Growth, spelled
-from foretoken.errors import ForetokenError
+from foretoken.errors import ForetokenError, NoTokenLeft
 from foretoken.prompt.chance import PositionRandom
 from foretoken.prompt.sampling import Warper, argmax_rows
 from foretoken.target.base import Job, KVCache
@@ -180,6 +180,7 @@ class _Draft:
         self._tokens: list[int] = []  # of the nodes read so far: those that were in a frontier
         self._parents: list[int] = []
         self._row = {-1: -1}  # node of the growth -> row
+        self._above: list[int] = []  # nodes of the level before the one that grows
 
     def job(self) -> Job:
         """What the model must read to continue the frontier."""
@@ -198,7 +199,11 @@ class _Draft:
         """One level more. scores: [len(frontier)] rows of the model."""
         if not self._tokens:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
-        logprobs = self._processed(scores.logits, temperature).log_softmax(dim=-1)
+        try:
+            logprobs = self._processed(scores.logits, temperature).log_softmax(dim=-1)
+        except NoTokenLeft:  # whether the text can go on there is the target's affair
+            self.growth.stop()
+            return
         if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
             raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
         growth, read, first = self.growth, self.growth.frontier, len(self.growth.tokens)
@@ -207,14 +212,17 @@ class _Draft:
         if go_on is not None and growth.frontier:
             entropy = entropies(logprobs) if "entropy" in self.wanted else ()
             hidden = scores.hidden.get("final") if "hidden" in self.wanted else None
-            if not go_on(self._level(read, growth.fresh(first), entropy, hidden)):
+            nodes = growth.fresh(first)
+            if not go_on(self._level(read, nodes, entropy, hidden)):
                 growth.stop()
+            self._above = nodes
 
     def _level(
         self, read: list[int], nodes: list[int], entropy: Sequence[float], hidden: Tensor | None
     ) -> Level:
         growth = self.growth
         row = {node: i for i, node in enumerate(read)}
+        place = {node: i for i, node in enumerate(self._above)}
         return Level(
             growth.levels,
             [growth.q[node] for node in nodes],
@@ -222,6 +230,7 @@ class _Draft:
             [row[growth.parents[node]] for node in nodes],
             entropy,
             hidden,
+            [place[node] for node in read if node >= 0],
         )
 
     def _processed(self, logits: Tensor, temperature: float | None) -> Tensor:
