@@ -38,7 +38,7 @@ ROWS_AHEAD = 64  # rows of memory beside the text, for drafts; more are made whe
 
 
 @dataclass
-class _Memory:
+class Memory:
     """What the drafter holds of one session."""
 
     cache: KVCache
@@ -79,10 +79,14 @@ class LmDrafter(Drafter):
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__(options, context)
         self.options: LmDrafter.Options = options
+        self.model: SmallModel = self.load_model(context)
+        self._wanted: frozenset[str] = frozenset()
+
+    def load_model(self, context: Context) -> SmallModel:
+        """The model that drafts; a form may make something of its own of it."""
         from foretoken.draft.lm_model import small_model
 
-        self.model: SmallModel = small_model(options.model, context, self.name)
-        self._wanted: frozenset[str] = frozenset()
+        return small_model(self.options.model, context, self.name)
 
     def provide(self, needs: frozenset[str]) -> None:
         """See the base class."""
@@ -110,7 +114,7 @@ class LmDrafter(Drafter):
         with self.model.lock:
             growths = [self._growth(session, budget) for session, budget in asked]
             growing = [
-                _Draft(session.tokens, self._memory(session), growth, self._wanted)
+                Draft(session.tokens, self._memory(session), growth, self._wanted)
                 for (session, _), growth in zip(asked, growths, strict=True)
                 if growth.frontier
             ]
@@ -134,14 +138,14 @@ class LmDrafter(Drafter):
         generator = PositionRandom(sampling.seed).generator(held, target.device)
         return self.growth(session, allowed, generator, sampling.greedy)
 
-    def _memory(self, session: Session) -> _Memory:
+    def _memory(self, session: Session) -> Memory:
         """The session's memory, cut to committed text without its root: the root is read anew if it
         was read before, since its row of logits is where the draft begins."""
         held, target = len(session.tokens), self.model.target
-        memory: _Memory | None = session.memo.get(self.name)
+        memory: Memory | None = session.memo.get(self.name)
         if memory is None:
             capacity = min(held + session.room + ROWS_AHEAD, target.max_context)
-            memory = _Memory(target.new_cache(capacity), _warper(session))
+            memory = Memory(target.new_cache(capacity), own_warper(session))
             session.memo[self.name] = memory
         memory.rows = {}
         memory.cache.truncate(min(memory.cache.length, held - 1))
@@ -170,11 +174,11 @@ class LmDrafter(Drafter):
                 memory.cache.release()
 
 
-class _Draft:
+class Draft:
     """One session's growth, and the rows of it that the model has read."""
 
     def __init__(
-        self, text: Sequence[int], memory: _Memory, growth: Growth, wanted: frozenset[str]
+        self, text: Sequence[int], memory: Memory, growth: Growth, wanted: frozenset[str]
     ) -> None:
         self.text, self.memory, self.growth, self.wanted = text, memory, growth, wanted
         self._tokens: list[int] = []  # of the nodes read so far: those that were in a frontier
@@ -200,7 +204,7 @@ class _Draft:
         if not self._tokens:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
         try:
-            logprobs = self._processed(scores.logits, temperature).log_softmax(dim=-1)
+            logprobs = self.processed(scores.logits, temperature).log_softmax(dim=-1)
         except NoTokenLeft:  # whether the text can go on there is the target's affair
             self.growth.stop()
             return
@@ -233,7 +237,7 @@ class _Draft:
             [place[node] for node in read if node >= 0],
         )
 
-    def _processed(self, logits: Tensor, temperature: float | None) -> Tensor:
+    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:
         """[m, V] float32: logits of q."""
         warper, growth = self.memory.warper, self.growth
         if growth.greedy and warper.trivial:
@@ -250,7 +254,7 @@ def entropies(logprobs: Tensor) -> list[float]:
     return nats
 
 
-def _warper(session: Session) -> Warper:
+def own_warper(session: Session) -> Warper:
     """The session's own processing, without what the user wrote: such a processor may keep a state,
     and is to see the calls of plain decoding and no others."""
     sampling, limits = session.request.sampling, session.stop.limits
