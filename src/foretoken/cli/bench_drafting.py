@@ -38,7 +38,7 @@ def drafting(model: str | None, what: WhatOptions, tokens: int, console: Console
         documents = list(real_text(tokenizer, files, tokens, what.limit))
     eos = () if tokenizer.eos_token_id is None else (int(tokenizer.eos_token_id),)
     assets = folder if folder.is_dir() else None
-    context = Context(len(tokenizer), eos, tokenizer_hash(tokenizer), assets)
+    context = Context(len(tokenizer), eos, tokenizer_hash(tokenizer), assets, tokenizer)
     nodes = NODES if what.nodes is None else what.nodes
     total, shown = sum(map(len, documents)), ""
     with Bar(console) as bar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,8 @@ class Context:
     eos: tuple[int, ...]
     tokenizer_hash: str  # "" if there is no tokenizer; stores are keyed by it
     assets: Path | None = None  # folder of the model, where its own tables may lie
+    # the target's, for drafters that must read its text; None where only ids are known
+    tokenizer: Any = field(default=None, compare=False, repr=False)
 
 
 class Drafter(ABC):

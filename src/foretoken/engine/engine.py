@@ -54,7 +54,11 @@ class Engine:
             raise ConfigError("max_sessions", max_sessions, "a whole number from 1")
         self.target, self.tokenizer, self.max_sessions = target, tokenizer, max_sessions
         self.context = Context(
-            target.vocab, target.eos, tokenizer_hash(tokenizer) if tokenizer else "", assets
+            target.vocab,
+            target.eos,
+            tokenizer_hash(tokenizer) if tokenizer else "",
+            assets,
+            tokenizer,
         )
         self.memory = Memory(self.context, target)
         self._defaults = (method, policy, verifier, options, policy_options)
