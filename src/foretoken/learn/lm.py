@@ -18,27 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from foretoken.errors import INTERRUPTED, ConfigError, ForetokenError
+from foretoken.errors import ConfigError
 from foretoken.learn.bpe import load_tokenizer, save_tokenizer, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.corpus import Corpus
 from foretoken.learn.lm_config import LmConfig
 from foretoken.learn.optim import build_optimisers, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
+from foretoken.learn.recipes.trainer import StoppedError, TrainingError
 from foretoken.prompt.tokens import tokenizer_hash
 from foretoken.target.load import has_fast_bfloat16
 
 EVALUATION_ROWS = 4  # rows per forward pass when no gradient is needed
-
-
-class TrainingError(ForetokenError):
-    """Training cannot go on: the loss is no number. The last checkpoint is good."""
-
-
-class StoppedError(ForetokenError):
-    """Training was asked to stop, and wrote a checkpoint first."""
-
-    exit_code = INTERRUPTED
 
 
 @dataclass(frozen=True, slots=True)

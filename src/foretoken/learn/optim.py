@@ -1,16 +1,31 @@
 """Optimiser and schedule: Muon for matrices, AdamW for the rest, warmup - stable - decay."""
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from foretoken.learn.lm_config import LmConfig
-
 # Coefficients of the quintic Newton-Schulz iteration of Muon (Jordan et al., 2024).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Schedule(Protocol):
+    """What `schedule` reads of a configuration."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps of rising rate."""
+
+    @property
+    def decay(self) -> float:
+        """Fraction of the steps with a falling rate."""
 
 
 class Muon(Optimizer):
@@ -64,19 +79,36 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     return x.mT if flipped else x
 
 
-def build_optimisers(model: nn.Module, lr: float, weight_decay: float) -> list[Optimizer]:
-    """Muon on the matrices inside the layers; AdamW on embeddings (tied head) and norms."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+def build_optimisers(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float,
+    kind: str = "muon",
+    parameters: Iterable[nn.Parameter] | None = None,
+) -> list[Optimizer]:
+    """ "muon": Muon on the matrices inside the layers, AdamW on embeddings, output layer and norms.
+    "adamw": AdamW on all. Only the matrices decay. parameters: those to train, None for all."""
+    outside = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        outside.add(id(head.weight))
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
-    for weight in model.parameters():
-        inside = weight.ndim == 2 and id(weight) not in embeddings
+    for weight in model.parameters() if parameters is None else parameters:
+        inside = weight.ndim == 2 and id(weight) not in outside
         (matrices if inside else others).append(weight)
-    adam = AdamW(others, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    return [Muon(matrices, lr=lr, decay=weight_decay), adam]
+    adam: dict[str, Any] = {"lr": lr, "betas": (0.9, 0.95), "fused": True}
+    made: list[Optimizer] = []
+    if matrices and kind == "muon":
+        made.append(Muon(matrices, lr=lr, decay=weight_decay))
+    elif matrices:
+        made.append(AdamW(matrices, weight_decay=weight_decay, **adam))
+    if others:
+        made.append(AdamW(others, weight_decay=0.0, **adam))
+    return made
 
 
-def schedule(step: int, config: LmConfig) -> float:
+def schedule(step: int, config: Schedule) -> float:
     """Factor on the learning rate at 0-based `step`: linear up, 1, then linear to nearly 0.
 
     The last `decay * steps` steps go down. Nothing before them depends on `steps`, so a run can
