@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.unit.learn.recipes.test_trainer import trainer
 
 from foretoken.learn.checkpoint import load_checkpoint
 from foretoken.learn.recipes.processes import Processes
-from tests.unit.learn.recipes.test_trainer import trainer
 
 ROOT = Path(__file__).parents[4]
 SCRIPT = """
