@@ -45,6 +45,11 @@ class Batch:
         positions = None if self.positions is None else self.positions[first:last]
         return Batch(self.ids[first:last], self.mask[first:last], positions)
 
+    def take(self, index: Tensor) -> Batch:
+        """The rows of an index [n], in its order."""
+        positions = None if self.positions is None else self.positions[index]
+        return Batch(self.ids[index], self.mask[index], positions)
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -77,8 +82,12 @@ class Example:
         return Example(self.ids[kept], self.mask[kept])
 
 
-class _Stream(Protocol):
-    def batch(self, first: int, count: int) -> Batch: ...
+class Stream(Protocol):
+    """An endless order of rows."""
+
+    def batch(self, first: int, count: int) -> Batch:
+        """Rows first .. first + count - 1; depends on nothing else."""
+        ...
 
 
 class Rows:
@@ -88,10 +97,11 @@ class Rows:
     process can compute what another one trains on.
     """
 
-    def __init__(self, stream: _Stream, held: Batch, tokens: int, sha256: str) -> None:
-        self._stream, self._held = stream, held
+    def __init__(self, stream: Stream, held: Batch, tokens: int, sha256: str) -> None:
+        self.stream, self._held = stream, held
         self.tokens_per_epoch = tokens  # those that are learned
         self.sha256 = sha256  # of the training data, for checkpoints
+        self.examples: Sequence[Example] = ()  # trained on, cut to a row; () for plain text
 
     @classmethod
     def of(
@@ -100,11 +110,13 @@ class Rows:
         seq: int,
         seed: int = 0,
         held_out: float = 0.0,
+        packed: bool = True,
     ) -> Rows:
         """Rows of `seq` tokens from (ids, n_prompt) or from examples with a mask of their own.
 
-        held_out: fraction of the prompts that are never trained on. Raises ConfigError if nothing
-        is left to train on.
+        held_out: fraction of the prompts that are never trained on. packed: off, every example has
+        a row of its own (`forward.reads_packed`). Raises ConfigError if nothing is left to train
+        on.
         """
         all_examples = (e if isinstance(e, Example) else Example.of(*e) for e in examples)
         kept = [e.cut(seq) for e in all_examples if e.mask[1:].any()]
@@ -116,7 +128,32 @@ class Rows:
         for example in train:
             digest.update(example.ids.tobytes() + b"\0" + example.mask.tobytes())
         tokens = sum(int(e.mask.sum()) for e in train)
-        return cls(_Examples(train, seq, seed), _pack(held, seq), tokens, digest.hexdigest())
+        made = cls(
+            _Examples(train, seq, seed, packed),
+            _pack(held, seq, packed),
+            tokens,
+            digest.hexdigest(),
+        )
+        made.examples = train
+        return made
+
+    @classmethod
+    def read(
+        cls,
+        folder: Path,
+        seq: int,
+        seed: int = 0,
+        held_out: float = 0.0,
+        *,
+        packed: bool = True,
+        tokenizer_hash: str = "",
+        vocab: int | None = None,
+    ) -> Rows:
+        """Rows from what `train draft data` wrote; tokenizer_hash, vocab: of the model that reads
+        them. Raises ConfigError or ArtifactError."""
+        from foretoken.learn.recipes.answers import read_examples
+
+        return cls.of(read_examples(folder, tokenizer_hash, vocab), seq, seed, held_out, packed)
 
     @classmethod
     def of_documents(
@@ -134,19 +171,12 @@ class Rows:
             _Documents(stream), _pack(whole, seq), stream.tokens_per_epoch, digest.hexdigest()
         )
 
-    @classmethod
-    def read(cls, folder: Path, seq: int, seed: int = 0, held_out: float = 0.0) -> Rows:
-        """Rows from what `train draft data` wrote. Raises ConfigError or ArtifactError."""
-        from foretoken.learn.recipes.answers import read_examples
-
-        return cls.of(read_examples(folder), seq, seed, held_out)
-
     def batch(self, step: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """Rows of 0-based `step`, of `count` rows over all `world` processes; `rank`'s share."""
         if count % world:
             raise ConfigError("batch", count, f"a multiple of the {world} processes")
         share = count // world
-        return self._stream.batch(step * count + rank * share, share)
+        return self.stream.batch(step * count + rank * share, share)
 
     def held_out(self, limit: int = 1 << 30) -> Batch:
         """The first `limit` held-out rows, in an order that never changes; may be empty."""
@@ -165,8 +195,8 @@ class _Documents:
 class _Examples:
     """Packs all examples again, in a new order, for every epoch."""
 
-    def __init__(self, examples: Sequence[Example], seq: int, seed: int) -> None:
-        self.examples, self.seq, self.seed = examples, seq, seed
+    def __init__(self, examples: Sequence[Example], seq: int, seed: int, packed: bool) -> None:
+        self.examples, self.seq, self.seed, self.packed = examples, seq, seed, packed
         self._epoch, self._start, self._packed = 0, 0, self._epoch_rows(0)
 
     def batch(self, first: int, count: int) -> Batch:
@@ -177,7 +207,7 @@ class _Examples:
             part = self._packed.rows(offset, offset + count)
             parts.append(part)
             first, count = first + len(part), count - len(part)
-        return _joined(parts)
+        return joined(parts)
 
     def _seek(self, row: int) -> None:
         if row < self._start:
@@ -189,13 +219,12 @@ class _Examples:
 
     def _epoch_rows(self, epoch: int) -> Batch:
         rng = np.random.default_rng([self.seed, epoch])
-        packed = _pack([self.examples[i] for i in rng.permutation(len(self.examples))], self.seq)
-        order = torch.from_numpy(rng.permutation(len(packed)))
-        assert packed.positions is not None
-        return Batch(packed.ids[order], packed.mask[order], packed.positions[order])
+        chosen = [self.examples[i] for i in rng.permutation(len(self.examples))]
+        packed = _pack(chosen, self.seq, self.packed)
+        return packed.take(torch.from_numpy(rng.permutation(len(packed))))
 
 
-def _pack(examples: Sequence[Example], seq: int) -> Batch:
+def _pack(examples: Sequence[Example], seq: int, together: bool = True) -> Batch:
     """All examples, none longer than `seq`, whole in rows [n, seq]. Padding is token 0 at position
     0, not learned."""
     rows: list[list[Example]] = []
@@ -206,11 +235,11 @@ def _pack(examples: Sequence[Example], seq: int) -> Batch:
         if row is None:
             row = len(rows)
             rows.append([])
-            room[row] = seq
+            room[row] = seq if together else 0
             if len(room) > OPEN_ROWS:
                 del room[min(room, key=room.__getitem__)]
         rows[row].append(example)
-        if row in room:
+        if together and row in room:
             room[row] -= size
     ids = np.zeros((len(rows), seq), np.int64)
     mask, positions = np.zeros((len(rows), seq), np.bool_), np.zeros((len(rows), seq), np.int64)
@@ -225,12 +254,13 @@ def _pack(examples: Sequence[Example], seq: int) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(positions))
 
 
-def _joined(parts: Sequence[Batch]) -> Batch:
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Rows of all parts. Where some have positions, a row of the others is one text."""
     if len(parts) == 1:
         return parts[0]
-    positions = [part.positions for part in parts if part.positions is not None]
-    return Batch(
-        torch.cat([part.ids for part in parts]),
-        torch.cat([part.mask for part in parts]),
-        torch.cat(positions) if len(positions) == len(parts) else None,
-    )
+    ids, mask = torch.cat([p.ids for p in parts]), torch.cat([p.mask for p in parts])
+    if all(part.positions is None for part in parts):
+        return Batch(ids, mask)
+    whole = torch.arange(ids.shape[1], device=ids.device)
+    positions = [whole.expand_as(p.ids) if p.positions is None else p.positions for p in parts]
+    return Batch(ids, mask, torch.cat(positions))

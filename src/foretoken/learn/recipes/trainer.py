@@ -245,24 +245,21 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         return means
 
-    def _batches(self) -> Iterator[tuple[Batch, float]]:
+    def _batches(self) -> Iterator[tuple[Batch, Tensor]]:
         """This process's rows of the next step in pieces of `micro`, and what the mean of each
         piece counts: the step's gradient is the mean over all its positions, however they are
         cut."""
         config, processes = self.config, self.processes
-        whole = self.rows.batch(self.step, config.batch)
-        learned = max(1, int(whole.mask[:, 1:].sum()))
-        size = config.batch // processes.world
-        own = whole.rows(processes.rank * size, (processes.rank + 1) * size)
-        shares = [
-            int(own.mask[first : first + config.micro, 1:].sum()) * processes.world / learned
-            for first in range(0, size, config.micro)
-        ]
-        own = own.to(self.device)
+        batch = self.rows.batch(self.step, config.batch, processes.rank, processes.world)
+        batch = batch.to(self.device)
         if self.prepare is not None:
-            own = self.prepare(self.step, own)
-        for piece, share in enumerate(shares):
-            yield own.rows(piece * config.micro, (piece + 1) * config.micro), share
+            batch = self.prepare(self.step, batch)
+        pieces = [
+            batch.rows(first, first + config.micro) for first in range(0, len(batch), config.micro)
+        ]
+        counts = torch.stack([piece.mask[:, 1:].sum() for piece in pieces]).float()
+        shares = counts / processes.mean(counts.sum()).clamp_min(1.0)
+        yield from zip(pieces, shares, strict=True)
 
     def _refuse_not_finite(self, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):

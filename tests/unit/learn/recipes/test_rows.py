@@ -3,8 +3,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tests import tiny
 
 from foretoken.errors import ConfigError
+from foretoken.learn.recipes.forward import reads_packed
 from foretoken.learn.recipes.rows import Example, Rows
 
 
@@ -14,6 +16,7 @@ def examples(lengths, seed=0):
     return [(rng.integers(1, 5000, n).tolist(), max(1, n // 3)) for n in lengths]
 
 
+ONE_TEXT = {"opt", "falcon", "gpt-oss"}  # families that read a packed row as one text
 LENGTHS = [5, 9, 14, 3, 7, 16, 11, 6, 12, 8, 4, 10]
 
 
@@ -35,7 +38,7 @@ def unpacked(batch):
 def test_an_epoch_holds_every_example_once_whole_and_learns_its_answer_only():
     given = examples(LENGTHS)
     rows = Rows.of(given, seq=16, seed=3)
-    batch = rows.batch(0, len(rows._stream._packed))
+    batch = rows.batch(0, len(rows.stream._packed))
     want = [(tuple(ids), tuple(i >= n for i in range(len(ids)))) for ids, n in given]
     assert sorted(unpacked(batch)) == sorted(want)
     assert batch.ids.shape[1] == 16
@@ -46,7 +49,7 @@ def test_little_is_padding():
     rng = np.random.default_rng(1)
     given = examples(rng.integers(4, 100, 300))
     rows = Rows.of(given, seq=128)
-    packed = rows._stream._packed
+    packed = rows.stream._packed
     assert sum(len(ids) for ids, _ in given) / packed.ids.numel() > 0.93
 
 
@@ -78,7 +81,7 @@ def test_the_held_out_side_of_a_prompt_never_moves():
     held = {ids[:3] for ids, _ in unpacked(few.held_out())}
     assert 30 < len(held) < 90
     assert {ids[:3] for ids, _ in unpacked(many.held_out())} == held
-    trained = {ids[:3] for ids, _ in unpacked(many.batch(0, len(many._stream._packed)))}
+    trained = {ids[:3] for ids, _ in unpacked(many.batch(0, len(many.stream._packed)))}
     assert not trained & held
     assert len(trained) + len(held) == len(prompts)
     assert torch.equal(many.held_out(2).ids, many.held_out().ids[:2])
@@ -114,18 +117,31 @@ def test_documents_are_learned_whole():
         Rows.of_documents([], [], 16)
 
 
-def test_packed_examples_are_read_as_if_alone():
-    from tests import tiny
-
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES.keys() - ONE_TEXT))
+def test_packed_examples_are_read_as_if_alone(family):
     given = [(tiny.prompt(seed, length), 2) for seed, length in enumerate((5, 9, 7, 6))]
     rows = Rows.of(given, seq=24)
     batch = rows.batch(0, 2)
-    model = tiny.model("llama")
+    model = tiny.model(family)
+    assert reads_packed(model)
     with torch.no_grad():
         logits = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).logits
     for row, ids in enumerate(batch.ids.tolist()):
         starts = [i for i, p in enumerate(batch.positions[row].tolist()) if p == 0] + [len(ids)]
         for a, b in itertools.pairwise(starts):
             if any(ids[a:b]):
-                alone = tiny.plain_logits("llama", ids[a:b])
+                alone = tiny.plain_logits(family, ids[a:b])
                 torch.testing.assert_close(logits[row, a:b], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", sorted(ONE_TEXT))
+def test_families_that_would_mix_examples_are_noticed(family):
+    assert not reads_packed(tiny.model(family))
+
+
+def test_an_example_can_have_a_row_of_its_own():
+    rows = Rows.of(examples(LENGTHS), 16, packed=False)
+    batch = rows.batch(0, len(LENGTHS))
+    assert len(unpacked(batch)) == len(LENGTHS)
+    assert (batch.positions[:, 0] == 0).all()
+    assert ((batch.positions == 0) | (batch.positions == torch.arange(16))).all()
