@@ -114,8 +114,7 @@ def stdlib_source(root: Path | None = None) -> tuple[list[Document], Source]:
 def file_source(path: Path) -> tuple[list[Document], Source]:
     """Documents of one file: JSONL rows (`question` + `answer`, or `text`), else the whole text.
 
-    The licence is the first line, and the copyright, of a `LICENSE.<prefix of the file's name>`
-    beside the file.
+    The licence is that of `licence_of`.
     """
     try:
         raw = path.read_bytes()
@@ -124,7 +123,7 @@ def file_source(path: Path) -> tuple[list[Document], Source]:
         raise ConfigError("data", str(path), "a readable UTF-8 .jsonl or text file") from error
     rows = _rows(path, text) if path.suffix == ".jsonl" else [Document("text", path.name, text)]
     digest = hashlib.sha256(raw).hexdigest()
-    return rows, Source(path.name, _licence(path), digest, len(raw), _counts(rows))
+    return rows, Source(path.name, licence_of(path), digest, len(raw), _counts(rows))
 
 
 def documented_functions(text: str) -> Iterator[str]:
@@ -186,7 +185,8 @@ def _row(place: str, row: Any) -> Document:
     return Document("qa", place, f"Question: {row['question']}\nAnswer: {row['answer']}")
 
 
-def _licence(path: Path) -> str:
+def licence_of(path: Path) -> str:
+    """First line, and copyright, of a `LICENSE.<prefix of the file's name>` beside the file."""
     for notice in sorted(path.parent.glob("LICENSE.*")):
         if path.stem.startswith(notice.suffix[1:]):
             lines = [line.strip() for line in notice.read_text("utf-8").strip().splitlines()]
