@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import letters, talking
 
 from foretoken.errors import ArtifactError, ConfigError, ForetokenError
 from foretoken.learn.recipes import answering, answers, data
@@ -13,7 +14,6 @@ from foretoken.learn.recipes.data import StoppedError, write_data
 from foretoken.learn.recipes.talks import Talk, read_talks
 from foretoken.learn.recipes.turns import prompt_of
 from foretoken.types import Limits, Request, Sampling, Scores
-from tests import letters, talking
 
 END = letters.EOS
 QUICK = Settings(temperatures=(0.0, 1.0), samples=2, max_new_tokens=24, shard=3, loops="keep")

@@ -1,12 +1,12 @@
 import json
 
 import pytest
+from tests import letters, talking
 
 from foretoken.errors import ConfigError
 from foretoken.learn.corpus import stdlib_source
 from foretoken.learn.recipes import talks
 from foretoken.learn.recipes.talks import read_talks
-from tests import letters, talking
 
 CONVERSATION = [
     {"role": "system", "content": "Be brief."},

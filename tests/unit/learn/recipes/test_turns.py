@@ -1,8 +1,8 @@
 import pytest
+from tests import letters, talking
 
 from foretoken.errors import ConfigError
 from foretoken.learn.recipes.turns import Turn, given_turns, prompt_of, rows_of
-from tests import letters, talking
 
 END = letters.EOS
 SAID = [
