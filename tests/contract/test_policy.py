@@ -1,5 +1,8 @@
 """The laws of `foretoken.policy.base`, over every registered policy."""
 
+import json
+from collections.abc import Collection
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,14 +10,38 @@ from hypothesis import strategies as st
 from foretoken import registry
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
+from foretoken.errors import CapabilityError
 from foretoken.policy.base import Policy
 from foretoken.target.cost import CostCurve
+from foretoken.types import Level, Session
 from tests import tiny
 from tests.unit.test_tree import trees
 
 NAMES = registry.names("policy")
 CURVE = CostCurve(rows=(1, 65), contexts=(64,), seconds=((1e-3, 5e-3),))
 PROMPTS = [tiny.prompt(i, n, 32) for i, n in ((1, 12), (2, 3), (3, 20))]
+NEEDS = {name: registry.find("policy", name).needs for name in NAMES}
+
+
+def giver(needs: Collection[str]) -> str:
+    """A drafter that gives this and is asked between its levels: one that draws, if there is."""
+    known = {name: registry.find("drafter", name) for name in registry.names("drafter")}
+    able = [name for name, cls in known.items() if cls.gives >= {"levels", *needs}]
+    return next((name for name in able if known[name].emits == "sampled"), able[0])
+
+
+# every policy with a drafter that gives what it asks for; where it asks for nothing, with one of
+# fixed nodes that says nothing between levels, too
+GIVERS = {name: giver(NEEDS[name]) for name in NAMES}
+PAIRS = [(n, d) for n in NAMES for d in (GIVERS[n], *(() if NEEDS[n] else ("random",)))]
+STOPS = [name for name in NAMES if registry.find("policy", name).stops]
+STOPPED = [
+    (policy, drafter)
+    for policy in STOPS
+    for drafter in registry.names("drafter")
+    for cls in [registry.find("drafter", drafter)]
+    if cls.nodes and not cls.testing and (cls.gives >= NEEDS[policy])
+]
 
 
 def make(name: str, **values: object) -> Policy:
@@ -23,9 +50,9 @@ def make(name: str, **values: object) -> Policy:
     return policy
 
 
-def method(policy: Policy, drafter: str = "random") -> Method:
+def method(policy: Policy, drafter: str | None = None) -> Method:
     target = tiny.target("small")
-    made = tiny.drafter(drafter, vocab=target.vocab)
+    made = tiny.drafter(drafter or GIVERS[policy.name], vocab=target.vocab)
     return build(target, made.context, made, policy)
 
 
@@ -34,12 +61,14 @@ def plain() -> list[list[int]]:
     return tiny.generate("small", PROMPTS, 24)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_budgets_are_never_negative_and_text_stays(name: str, plain: list[list[int]]) -> None:
+@pytest.mark.parametrize(("name", "drafter"), PAIRS)
+def test_budgets_are_never_negative_and_text_stays(
+    name: str, drafter: str, plain: list[list[int]]
+) -> None:
     policy, budgets = make(name), []
     engine = Engine(tiny.target("small"), method="plain")
     done = engine.run(
-        [tiny.request(p, 24) for p in PROMPTS], method(policy),
+        [tiny.request(p, 24) for p in PROMPTS], method(policy, drafter),
         lambda s, _: budgets.append(policy.budget(s)),
     )  # fmt: skip
     assert [c.tokens for c in done] == plain
@@ -48,16 +77,17 @@ def test_budgets_are_never_negative_and_text_stays(name: str, plain: list[list[i
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if "nodes" in registry.find("policy", n).Options.model_fields]
+    ("name", "drafter"),
+    [p for p in PAIRS if "nodes" in registry.find("policy", p[0]).Options.model_fields],
 )
 @pytest.mark.parametrize("nodes", [0, 5])
 def test_nodes_is_obeyed_and_zero_is_plain_decoding(
-    name: str, nodes: int, plain: list[list[int]]
+    name: str, drafter: str, nodes: int, plain: list[list[int]]
 ) -> None:
     seen = []
     engine = Engine(tiny.target("small"), method="plain")
     done = engine.run(
-        [tiny.request(p, 24) for p in PROMPTS], method(make(name, nodes=nodes)),
+        [tiny.request(p, 24) for p in PROMPTS], method(make(name, nodes=nodes), drafter),
         lambda _, step: seen.append(len(step.tree)),
     )  # fmt: skip
     assert max(seen) <= nodes
@@ -78,3 +108,52 @@ def test_cut_is_a_part_of_the_draft(name: str, tree, steps: int) -> None:
     whole = {tuple(tree.tokens[n] for n in tree.path(node)) for node in range(len(tree))}
     assert all(tuple(kept.tokens[n] for n in kept.path(node)) in whole for node in range(len(kept)))
     engine.cancel(session)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if NEEDS[name]])
+def test_what_a_drafter_does_not_give_is_refused_with_both_names(name: str) -> None:
+    needs = ", ".join(sorted(NEEDS[name]))
+    expected = f"policy '{name}': drafter 'random' does not give .*{needs}"
+    with pytest.raises(CapabilityError, match=expected):
+        method(make(name), "random")
+
+
+@pytest.mark.parametrize(("name", "drafter"), STOPPED)
+def test_a_level_after_which_it_stops_is_the_last(
+    name: str, drafter: str, plain: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever drafts, whether it asks between its levels or the loop does afterwards."""
+    policy, ended = make(name), {}
+    answer, open_ = policy.go_on, policy.budget
+
+    def begin(session: Session):
+        ended.pop(session, None)
+        return open_(session)
+
+    def asked(session: Session, level: Level) -> bool:
+        assert session not in ended, "asked again after it said no"
+        assert len(level.q) == len(level.joint) > 0
+        more = answer(session, level)
+        if not more:
+            ended[session] = level.depth
+        return more
+
+    def check(session: Session, step) -> None:
+        assert step.tree.depth <= ended.get(session, step.tree.depth)
+
+    monkeypatch.setattr(policy, "budget", begin)
+    monkeypatch.setattr(policy, "go_on", asked)
+    engine = Engine(tiny.target("small"), method="plain")
+    done = engine.run([tiny.request(PROMPTS[0], 12)], method(policy, drafter), check)
+    assert [c.tokens for c in done] == [plain[0][:12]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_learned_can_be_written_and_taken_up(name: str) -> None:
+    policy, twin = make(name), make(name)
+    engine = Engine(tiny.target("small"), method="plain")
+    engine.run([tiny.request(p, 24) for p in PROMPTS], method(policy))
+    state = json.loads(json.dumps(policy.state()))
+    if state:
+        twin.load(state)
+    assert json.loads(json.dumps(twin.state())) == state

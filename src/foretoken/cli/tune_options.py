@@ -99,9 +99,9 @@ class WhatOptions:
 
     def check(self) -> None:
         """Raises ConfigError for unknown names, and for files that cannot be written."""
-        from foretoken import registry
         from foretoken.bound.plot import check_plot
         from foretoken.tune.scorecard import check_names
+        from foretoken.tune.stage import check_policy
 
         for name in ("scenarios", "phase_tokens", "picture"):
             value = getattr(self, name)
@@ -115,7 +115,7 @@ class WhatOptions:
             raise ConfigError("phase-tokens", self.phase_tokens, "a whole number from 1")
         check_names(split(self.scenarios) or [])
         for policy in split(self.policies) or []:
-            registry.find("policy", policy)
+            check_policy(policy)
         self.method_names()
 
     def method_names(self) -> list[str]:
@@ -128,11 +128,12 @@ class WhatOptions:
         return names
 
     def policy_names(self, scorecard: bool = False) -> list[str]:
-        """All of the registry, or what every scenario is played with."""
+        """All that a trace can judge, or what every scenario is played with."""
         from foretoken import registry
+        from foretoken.tune.stage import policies
 
         usual = [registry.NULL_POLICY, registry.DEFAULT_POLICY]
-        return split(self.policies) or (usual if scorecard else registry.names("policy"))
+        return split(self.policies) or (usual if scorecard else policies())
 
 
 def split(names: str | None) -> list[str] | None:

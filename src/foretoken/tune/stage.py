@@ -41,6 +41,18 @@ def check_method(name: str) -> None:
         raise ConfigError("methods", name, f"one of {', '.join(candidates())}")
 
 
+def policies() -> list[str]:
+    """Policies that such drafters can serve: they ask for nothing that only a model of one's own
+    gives."""
+    return [name for name in names("policy") if not find("policy", name).needs]
+
+
+def check_policy(name: str) -> None:
+    """Raises ConfigError for a policy that is none of these."""
+    if find("policy", name).needs:
+        raise ConfigError("policies", name, f"one of {', '.join(policies())}")
+
+
 def _fits(cls: type[Drafter]) -> bool:
     return bool(cls.nodes) and cls.emits == "point" and not cls.runs_model
 

@@ -18,6 +18,7 @@ from foretoken.learn.redact import permuted
 from foretoken.learn.trace import Trace, TracedRequest
 from foretoken.target.cost import CostCurve
 from foretoken.tune.replay import Replayed, replay, request_of
+from foretoken.tune.stage import policies
 from foretoken.types import Sampling
 from tests import tiny
 
@@ -112,7 +113,7 @@ def test_what_one_drafter_wrote_judges_another(name, trace):
     assert shape(replay(trace, name, "fixed", **options)) == seen
 
 
-@pytest.mark.parametrize("policy", registry.names("policy"))
+@pytest.mark.parametrize("policy", policies())
 @pytest.mark.parametrize("name", MODEL_FREE)
 def test_every_method_writes_the_text_and_twice_the_same(name, policy, trace):
     """`replay` itself compares the text; the virtual clock leaves nothing to chance."""
