@@ -159,6 +159,7 @@ class Fused(BestFirst):
         self.options = options
         self.retrieved: Sequence[DraftTree] = ()
         self._first: dict[int, float] = {}  # first tokens that passed: the model's probability
+        self._deepest: int | None = None  # where a policy stopped the draft
 
     def grow(self, logprobs: Tensor) -> None:
         """See the base class; the first row is the retrieved paths' judge."""
@@ -168,8 +169,16 @@ class Fused(BestFirst):
             )
         super().grow(logprobs)
 
+    def stop(self) -> None:
+        """What was retrieved ends there, too."""
+        super().stop()
+        self._deepest = self.levels
+
     def tree(self) -> DraftTree:
         """The best nodes of both."""
         own, options = super().tree(), self.options
         fused = fuse(own, self.retrieved, self._first, options.weight)
-        return cut(fused, self.budget, options.retrieved, options.least)
+        best, deepest = cut(fused, self.budget, options.retrieved, options.least), self._deepest
+        if deepest is None:
+            return best
+        return best.prune(node for node, depth in enumerate(best.depths) if depth <= deepest)
