@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from foretoken.learn.lm import autocast
@@ -29,6 +31,39 @@ def learned(batch: Batch) -> Tensor:
 def mean(values: Tensor, weight: Tensor) -> Tensor:
     """The mean of `values` [N] where `weight` [N] is 1; 0 if it is nowhere."""
     return (values * weight).sum() / weight.sum().clamp_min(1.0)
+
+
+def text_loss(model: Any, batch: Batch) -> Tensor:
+    """Mean next-token cross-entropy of the learned tokens, nats."""
+    logits = logits_of(model, batch).flatten(0, 1).float()
+    each = F.cross_entropy(logits, batch.ids[:, 1:].flatten(), reduction="none")
+    return mean(each, learned(batch))
+
+
+@torch.no_grad()
+def text_losses(model: Any, rows: Mapping[str, Batch], micro: int) -> dict[str, float]:
+    """`text_loss` of held-out rows by name, `micro` rows at a time; names without rows are left
+    out. The model is in eval mode meanwhile."""
+    was = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    out = {}
+    for name, batch in rows.items():
+        total, count = 0.0, 0
+        for piece in pieces(batch, micro):
+            n = int(piece.mask[:, 1:].sum())
+            total += text_loss(model, piece.to(device)).item() * n
+            count += n
+        if count:
+            out[name] = total / count
+    model.train(was)
+    return out
+
+
+def pieces(batch: Batch, micro: int) -> Iterator[Batch]:
+    """Its rows, `micro` at a time."""
+    for first in range(0, len(batch), micro):
+        yield batch.rows(first, first + micro)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from safetensors import SafetensorError
 from foretoken.errors import ConfigError, first_line
 from foretoken.prompt.tokens import load_tokenizer
 from foretoken.target.load import choose_device, choose_dtype
+
+SAMPLE = 512  # weights of a tensor that its fingerprint looks at
 
 
 class DrafterShape(BaseModel):
@@ -59,6 +62,37 @@ def load_model(
 def vocabulary(model: Any) -> int:
     """Rows of the model's output, padded ids included."""
     return int(model.config.get_text_config().vocab_size)
+
+
+def fingerprint(model: Any) -> str:
+    """sha256 over names, shapes and a sample of the weights: tells models of one shape apart, and
+    takes no time for large ones."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.detach().flatten()
+        sample = flat[:: max(1, len(flat) // SAMPLE)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()
+
+
+def target_facts(folder: str | Path) -> tuple[Any, Any]:
+    """(configuration, tokenizer) of a model whose weights are not needed; the ids of its special
+    tokens are those that it generates with. Raises ConfigError."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        accepted = f"a folder with config.json, or a hub name ({first_line(error)})"
+        raise ConfigError("target", str(folder), accepted) from None
+    try:
+        own = GenerationConfig.from_pretrained(str(folder))
+    except OSError:
+        return config, load_tokenizer(folder)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if getattr(own, name) is not None:
+            setattr(config, name, getattr(own, name))
+    return config, load_tokenizer(folder)
 
 
 def new_drafter(
