@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from foretoken.cli.train_draft_data import data
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("data")(data)
 
 
 @app.callback()
