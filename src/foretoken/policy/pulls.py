@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import pstdev
 from typing import NamedTuple
 
 EXPLORE = 0.05  # share of EXP3's draws that look at nothing
@@ -36,8 +35,10 @@ def ucb(pulls: Sequence[Pull], allowed: Sequence[int], width: float = 1.0) -> in
     for arm in allowed:
         if arm not in seen:
             return arm
-    scale = width * pstdev([pull.reward for pull in pulls])
-    log = 2.0 * math.log(max(len(pulls), 2))
+    count = len(pulls)
+    mean = sum(pull.reward for pull in pulls) / count
+    scale = width * math.sqrt(sum((pull.reward - mean) ** 2 for pull in pulls) / count)
+    log = 2.0 * math.log(max(count, 2))
 
     def bound(arm: int) -> float:
         rewards = seen[arm]
