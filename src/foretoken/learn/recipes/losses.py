@@ -111,6 +111,16 @@ def expected_length(alphas: Sequence[Tensor] | Tensor) -> Tensor:
     return stacked.cumprod(dim=0).sum(dim=0)
 
 
+def expected_length_loss(alphas: Tensor, gamma: int) -> Tensor:
+    """1 - (expected accepted tokens of the draft that begins here) / gamma, at every position.
+
+    alphas: [B, T], chance that the token at each position is accepted given that all before it
+    were (along the text, not along the drafter's own draft), 0 where no draft goes on. -> [B, T].
+    """
+    ahead = F.pad(alphas, (0, gamma - 1)).unfold(1, gamma, 1)  # [B, T, gamma]
+    return 1 - expected_length(ahead.movedim(-1, 0)) / gamma
+
+
 def log_probs(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Float32 log-probabilities of logits of any shape and dtype."""
     return F.log_softmax(logits.float() / temperature, dim=-1)

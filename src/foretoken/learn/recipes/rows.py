@@ -130,7 +130,7 @@ class Rows:
         tokens = sum(int(e.mask.sum()) for e in train)
         made = cls(
             _Examples(train, seq, seed, packed),
-            _pack(held, seq, packed),
+            pack(held, seq, packed),
             tokens,
             digest.hexdigest(),
         )
@@ -168,7 +168,7 @@ class Rows:
         stream = RowStream(train, seq - 1, seed)
         whole = [Example.of(ids, 0).cut(seq) for ids in held]
         return cls(
-            _Documents(stream), _pack(whole, seq), stream.tokens_per_epoch, digest.hexdigest()
+            _Documents(stream), pack(whole, seq), stream.tokens_per_epoch, digest.hexdigest()
         )
 
     def batch(self, step: int, count: int, rank: int = 0, world: int = 1) -> Batch:
@@ -220,11 +220,11 @@ class _Examples:
     def _epoch_rows(self, epoch: int) -> Batch:
         rng = np.random.default_rng([self.seed, epoch])
         chosen = [self.examples[i] for i in rng.permutation(len(self.examples))]
-        packed = _pack(chosen, self.seq, self.packed)
+        packed = pack(chosen, self.seq, self.packed)
         return packed.take(torch.from_numpy(rng.permutation(len(packed))))
 
 
-def _pack(examples: Sequence[Example], seq: int, together: bool = True) -> Batch:
+def pack(examples: Sequence[Example], seq: int, together: bool = True) -> Batch:
     """All examples, none longer than `seq`, whole in rows [n, seq]. Padding is token 0 at position
     0, not learned."""
     rows: list[list[Example]] = []
