@@ -119,11 +119,13 @@ class Rows:
         on.
         """
         all_examples = (e if isinstance(e, Example) else Example.of(*e) for e in examples)
-        kept = [e.cut(seq) for e in all_examples if e.mask[1:].any()]
-        train = [e for e in kept if not e.held(held_out)]
+        # the side is decided before anything is cut off: answers of different length leave
+        # different parts of one prompt
+        kept = [(e.held(held_out), e.cut(seq)) for e in all_examples if e.mask[1:].any()]
+        train = [e for out, e in kept if not out]
         if not train:
             raise ConfigError("data", f"{len(kept)} examples", "some with an answer to train on")
-        held = sorted((e for e in kept if e.held(held_out)), key=lambda e: e.ids.tobytes())
+        held = sorted((e for out, e in kept if out), key=lambda e: e.ids.tobytes())
         digest = hashlib.sha256()
         for example in train:
             digest.update(example.ids.tobytes() + b"\0" + example.mask.tobytes())

@@ -145,3 +145,16 @@ def test_an_example_can_have_a_row_of_its_own():
     assert len(unpacked(batch)) == len(LENGTHS)
     assert (batch.positions[:, 0] == 0).all()
     assert ((batch.positions == 0) | (batch.positions == torch.arange(16))).all()
+
+
+def test_answers_of_any_length_keep_their_prompt_on_one_side():
+    """Long examples are cut at the front: that must not move an answer to the other side."""
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(100, 5000, 14).tolist() for _ in range(30)]
+    answers = [[[p + 1] * n for n in (2, 9, 30)] for p in range(30)]
+    given = [(p + a, 14) for p, some in zip(prompts, answers, strict=True) for a in some]
+    rows = Rows.of(given, seq=16, held_out=0.4)
+    held = {int(i) for i in rows.held_out().ids.unique()}
+    trained = {int(i) for e in rows.examples for i in e.ids[e.mask]}
+    assert held
+    assert trained.isdisjoint(held)
