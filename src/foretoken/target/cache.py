@@ -72,6 +72,11 @@ class KVPool(Cache):  # type: ignore[misc]
         self._at: int | tuple[Tensor, Tensor] = 0
         self._length = 0
 
+    def shape_of(self, layer: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(heads, head_dim) of a layer's keys and of its values."""
+        keys, values = (self._sizes[self._where[layer, side][0]][1:] for side in (0, 1))
+        return keys, values
+
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
