@@ -158,6 +158,9 @@ def drafter_options(cls: type[Drafter], known: Sequence[int], vocab: int = VOCAB
         given["model"] = small_model(vocab)
     elif "store" in cls.Options.model_fields:
         given["store"] = datastore(vocab)
+    if "recalibrate" in cls.Options.model_fields:  # two thirds of the tokens, chosen anew very soon
+        given["keep"] = tuple(token for token in range(vocab) if token % 3)
+        given |= {"recalibrate": 0.8, "recent": 5}
     return given
 
 

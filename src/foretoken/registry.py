@@ -42,6 +42,7 @@ _BUILTIN: dict[Role, dict[str, str]] = {
         "lm-rsd-s": "foretoken.draft.lm_rsd_s:LmRsdS",
         "lm-greedy-k": "foretoken.draft.lm_greedy_k:LmGreedyK",
         "lm-top-k": "foretoken.draft.lm_top_k:LmTopK",
+        "vocabtrim": "foretoken.draft.vocabtrim:VocabTrim",
         "superposed": "foretoken.draft.superposed:Superposed",
         "rasd": "foretoken.draft.rasd:Rasd",
         "oracle": "foretoken.draft.oracle:Oracle",

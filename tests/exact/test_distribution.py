@@ -75,7 +75,8 @@ def sample(
 ) -> list[tuple[int, ...]]:
     sampling, target = SETTINGS[setting], tiny.target("six")
     if tables and isinstance(method.drafter, LmDrafter):
-        method.drafter.model = SmallModel(table_of(tiny.small_model(V)))
+        if method.drafter.model.target is tiny.small_model(V):  # and not one made of it
+            method.drafter.model = SmallModel(table_of(tiny.small_model(V)))
     engine = Engine(table_of(target) if tables else target, method="plain", max_sessions=100)
     done = engine.run(
         (tiny.request(PROMPT, LENGTH, Sampling(**sampling, seed=seed)) for seed in range(samples)),

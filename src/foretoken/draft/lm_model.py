@@ -15,6 +15,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from foretoken.draft.base import Context
+from foretoken.draft.trim import Trim, read_trim
+from foretoken.draft.trimmed import trimmed
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 from foretoken.target.hf import HFTarget
@@ -33,6 +35,7 @@ class SmallModel:
     target: HFTarget
     name: str = ""  # folder or hub name; "" for a model given as an object
     lock: Any = field(default_factory=RLock)
+    trim: Trim | None = None  # of its vocabulary, as the file in its folder says
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -51,12 +54,14 @@ _guard = Lock()
 _shared: WeakValueDictionary[object, SmallModel] = WeakValueDictionary()
 
 
-def small_model(model: Any, context: Context, owner: str) -> SmallModel:
+def small_model(model: Any, context: Context, owner: str, whole: bool = False) -> SmallModel:
     """The model for the drafter `owner` of a target.
 
     model: a folder, a hub name, a transformers model, an HFTarget, or None for the folder "drafter"
-    beside the target's weights. Raises ConfigError for what is missing or has another vocabulary or
-    tokenizer, CapabilityError for a family that cannot be rolled back.
+    beside the target's weights. Where the folder holds a `vocab_trim.json` the output layer is that
+    part of it, unless `whole` is set. Raises ConfigError for what is missing or has another
+    vocabulary or tokenizer, ArtifactError for a trim that is another model's, CapabilityError for
+    a family that cannot be rolled back.
     """
     field_name = f"{owner}.model"
     if model is None:
@@ -66,19 +71,22 @@ def small_model(model: Any, context: Context, owner: str) -> SmallModel:
             raise ConfigError(field_name, None, accepted)
         model = beside
     try:
-        found = _find(model)
+        found = _find(model, whole)
     except ConfigError as error:
         raise ConfigError(f"{owner}.{error.field}", error.value, error.accepted) from None
     _check(found, context, field_name)
     return found
 
 
-def _find(model: Any) -> SmallModel:
+def _find(model: Any, whole: bool) -> SmallModel:
     with _guard:
         if isinstance(model, str | Path):
             name = str(model)
-            key: object = str(Path(name).resolve()) if Path(name).is_dir() else name
-            found = _shared.get(key) or SmallModel(_load(name), name)
+            here = Path(name).is_dir()
+            trim = read_trim(Path(name)) if here and not whole else None
+            place = str(Path(name).resolve()) if here else name
+            key: object = place if trim is None else (place, trim.key)
+            found = _shared.get(key) or SmallModel(_load(name, trim), name, trim=trim)
         elif isinstance(model, HFTarget) or hasattr(model, "generation_config"):
             key = id(model)  # the entry holds the object, so its id is its own while the entry is
             found = _shared.get(key) or SmallModel(
@@ -91,11 +99,14 @@ def _find(model: Any) -> SmallModel:
         return found
 
 
-def _load(name: str) -> HFTarget:
+def _load(name: str, trim: Trim | None) -> HFTarget:
     """As `foretoken.target.load.load`, but a drafter needs no tokenizer."""
     device = choose_device()
     dtype = choose_dtype("auto", device)
     model = load_model(name, dtype, device, "default")
+    if trim is not None:
+        trim.check(name, vocab=int(model.config.get_text_config().vocab_size))
+        model = trimmed(model, trim.keep)  # before packing: the kept rows alone are packed
     if can_pack(dtype, device):
         pack_linears(model)
     return HFTarget(model, name)
@@ -106,6 +117,8 @@ def _check(found: SmallModel, context: Context, field_name: str) -> None:
     if found.target.vocab != context.vocab:
         accepted = f"a model of the target's {context.vocab} tokens; this one has"
         raise ConfigError(field_name, shown, f"{accepted} {found.target.vocab}")
+    if found.trim is not None:
+        found.trim.check(found.name, context.tokenizer_hash)
     own = found.tokenizer_hash if context.tokenizer_hash else ""
     if own and own != context.tokenizer_hash:
         accepted = "a model with the target's tokenizer; this one's gives its ids another meaning"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_rows_belong_to_the_nodes_of_the_level_before(
     assert [level.depth for level in seen] == list(range(1, len(seen) + 1))
     assert len(seen) > 1
     assert seen[0].rows == []
-    for above, level in zip(seen, seen[1:], strict=False):
+    for above, level in itertools.pairwise(seen):
         assert level.hidden is not None
         assert len(level.hidden) == len(level.entropy) == len(level.rows)
         for q, joint, row in zip(level.q, level.joint, level.parents, strict=True):
