@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import typer
 
+from foretoken.cli.train_draft_align import align
 from foretoken.cli.train_draft_data import data
+from foretoken.cli.train_draft_pretrain import pretrain
+from foretoken.cli.train_draft_simulate import simulate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("data")(data)
+app.command("pretrain")(pretrain)
+app.command("align")(align)
+app.command("simulate")(simulate)
 
 
 @app.callback()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from foretoken.errors import ConfigError
 from foretoken.learn.recipes.align_config import AMFT, LENGTH, TEXT, AlignConfig
-from foretoken.learn.recipes.amft import Controller, flat_gradient
+from foretoken.learn.recipes.amft import AmftOptions, Controller, flat_gradient
 from foretoken.learn.recipes.forward import (
     learned,
     logits_of,
@@ -73,7 +73,8 @@ class Align:
         spare = len(held) // 2 if config.loss == AMFT else 0
         self.held = held.rows(spare, spare + config.eval_rows)
         self.spare = held.rows(0, spare)  # where the controller looks
-        self.controller = Controller(config.amft(), self.device)
+        amft = AmftOptions(mu_min=config.mu_min, mu_max=config.mu_max, mu_every=config.mu_every)
+        self.controller = Controller(amft, self.device)
         self.on_policy = self._on_policy() if config.on_policy else None
         facts = {"drafter": fingerprint(drafter)}
         if target is not None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from foretoken.learn.recipes.amft import AmftOptions
 from foretoken.learn.recipes.config import TrainConfig
-from foretoken.learn.recipes.losses import LOSSES
 
+# `losses.LOSSES`, without importing torch for them
+LOSSES = ("forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "ce")
 TEXT = "ce-text"  # needs no target: what it wrote is enough
 AMFT = "amft"
 LENGTH = "length"
@@ -52,8 +52,3 @@ class AlignConfig(TrainConfig):
             ("held_out", self.loss != AMFT or self.held_out > 0, f"more than 0 for {AMFT}"),
             ("on_policy", self.loss != TEXT or self.on_policy == 0, f"0 for {TEXT}: nobody scores"),
         ]
-
-    def amft(self) -> AmftOptions:
-        """Of the controller."""
-        own: dict[str, Any] = {name: getattr(self, name) for name in ("mu_min", "mu_max")}
-        return AmftOptions(mu_every=self.mu_every, **own)

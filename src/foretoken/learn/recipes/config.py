@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from foretoken.engine.build import options
 from foretoken.errors import ConfigError
 
 
@@ -38,6 +37,8 @@ class TrainConfig(BaseModel):
     @classmethod
     def checked(cls, **values: object) -> Self:
         """Build a config; raises ConfigError that names the first field that is wrong."""
+        from foretoken.engine.build import options  # imports torch, which listing options need not
+
         config = options(cls, values)
         for name, holds, accepted in config.rules():
             if not holds:

@@ -7,34 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 
 from foretoken.errors import ConfigError, first_line
+from foretoken.learn.recipes.shape import DrafterShape
 from foretoken.prompt.tokens import load_tokenizer
 from foretoken.target.load import choose_device, choose_dtype
 
 SAMPLE = 512  # weights of a tensor that its fingerprint looks at
-
-
-class DrafterShape(BaseModel):
-    """A small Llama; its vocabulary is the target's, padded ids included."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    layers: int = Field(2, ge=1, description="transformer layers")
-    hidden: int = Field(128, ge=4, description="width of the model")
-    heads: int = Field(4, ge=1, description="attention heads; must divide hidden")
-    kv_heads: int = Field(2, ge=1, description="key-value heads; must divide heads")
-    ffn: int = Field(384, ge=1, description="width of the SwiGLU layers")
-    tie: bool = Field(True, description="one matrix for embedding and output layer")
-
-    def check(self) -> None:
-        """Raises ConfigError that names the field."""
-        if self.hidden % (2 * self.heads):
-            raise ConfigError("heads", self.heads, "hidden / heads must be even")
-        if self.heads % self.kv_heads:
-            raise ConfigError("kv_heads", self.kv_heads, "a divisor of heads")
 
 
 def load_model(

@@ -13,31 +13,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from torch import Tensor
 
 from foretoken.errors import ConfigError
 from foretoken.learn.corpus import Corpus
 from foretoken.learn.packing import encode
-from foretoken.learn.recipes.config import TrainConfig
 from foretoken.learn.recipes.forward import text_loss, text_losses
 from foretoken.learn.recipes.load import fingerprint
 from foretoken.learn.recipes.mixing import Stage, staged
+from foretoken.learn.recipes.pretrain_config import PretrainConfig
 from foretoken.learn.recipes.processes import Processes
 from foretoken.learn.recipes.rows import Batch, Rows
 from foretoken.learn.recipes.trainer import Trainer
 
 TEXT, CODE = "text", "code"
-
-
-class PretrainConfig(TrainConfig):
-    """The loop's options, and how much is held out. `steps` follows from the stages."""
-
-    free = TrainConfig.free | {"eval_rows"}
-
-    lr: float = Field(4e-3, gt=0, description="peak learning rate")
-    held_out: float = Field(0.01, ge=0, lt=1, description="share of documents never trained on")
-    eval_rows: int = Field(64, ge=1, description="held-out rows of each source in an evaluation")
 
 
 def default_stages(steps: int, sources: Sequence[str]) -> list[Stage]:

@@ -15,13 +15,18 @@ import torch
 from torch import Tensor
 
 from foretoken.errors import ConfigError
+from foretoken.target.load import choose_device
 
 
 class Processes:
-    """Rank, count and communication. Without a launcher accelerate is not needed."""
+    """Rank, count and communication. Without a launcher accelerate is not needed.
 
-    def __init__(self) -> None:
+    device: "auto", or where a process that is alone computes. Raises ConfigError.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
         self._accelerator: Any = None
+        self._device = choose_device(device)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             try:
                 from accelerate import Accelerator
@@ -50,7 +55,7 @@ class Processes:
         """Where this process computes: its own GPU, if PyTorch sees one."""
         if self._accelerator is not None:
             return torch.device(self._accelerator.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return self._device
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""

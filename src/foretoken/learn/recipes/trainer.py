@@ -121,6 +121,7 @@ class Trainer:
         self.step, self.seconds = 0, 0.0
         self.log: list[dict[str, Any]] = []
         self.latest: dict[str, float] = {}
+        self.before: dict[str, float] = {}  # the evaluation before the first step
         self.checkpoint = None if work is None else work / CHECKPOINT
         self.saved_step = 0
         if self.checkpoint is not None and resume:
@@ -143,6 +144,8 @@ class Trainer:
         """
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
+            if self.step == 0 and self.evaluate is not None and self.processes.main:
+                self.before = self.evaluate()
             while self.step < self.config.steps:
                 self._one(report, stop)
 
@@ -194,6 +197,7 @@ class Trainer:
             "seconds": self.seconds,
             "log": self.log,
             "latest": self.latest,
+            "before": self.before,
             "weights": {name: weight.data for name, weight in self.weights.items()},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "extra": None if self.extra is None else self.extra.state_dict(),
@@ -218,7 +222,8 @@ class Trainer:
         if self.extra is not None:
             self.extra.load_state_dict(saved["extra"])
         self.step = self.saved_step = saved["step"]
-        self.seconds, self.log, self.latest = saved["seconds"], saved["log"], saved["latest"]
+        self.seconds, self.log = saved["seconds"], saved["log"]
+        self.latest, self.before = saved["latest"], saved["before"]
 
     def _train_step(self) -> dict[str, float]:
         """One optimiser step; its loss and metrics, means over the learned positions of all

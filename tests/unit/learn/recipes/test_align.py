@@ -4,6 +4,7 @@ import torch
 from tests import tiny
 
 from foretoken.errors import ConfigError
+from foretoken.learn.recipes import align_config
 from foretoken.learn.recipes.align import Align, packable
 from foretoken.learn.recipes.align_config import AlignConfig
 from foretoken.learn.recipes.load import DrafterShape, new_drafter
@@ -191,6 +192,10 @@ def test_what_does_not_fit_is_refused_by_name(target, examples, tmp_path):
         align(target, examples, tmp_path, given=new_drafter(target, SHAPE, seed=2))
     with pytest.raises(ConfigError, match="^temperature: 0.5"):
         align(target, examples, tmp_path, temperature=0.5)
+
+
+def test_the_options_know_every_loss():
+    assert set(align_config.LOSSES) == set(LOSSES)
 
 
 def test_models_that_cannot_share_a_row_are_known():
