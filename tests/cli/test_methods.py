@@ -13,7 +13,9 @@ from foretoken import registry
 from foretoken.bench.pairs import lm_forms
 from foretoken.cli import methods
 from foretoken.cli.methods import COLUMNS, guarantee, table
+from foretoken.draft.base import Drafter
 from foretoken.tree import KINDS
+from foretoken.verify.base import Verifier
 
 
 def names(everything):
@@ -54,7 +56,7 @@ def test_one_method_shows_its_options(cli):
 
 
 def rule(claim, *kinds):
-    return type("Rule", (), {"exact": frozenset(claim), "accepts": frozenset(kinds)})
+    return type("Rule", (Verifier,), {"exact": frozenset(claim), "accepts": frozenset(kinds)})
 
 
 def test_guarantee_comes_from_the_verifiers_that_accept_the_draft(monkeypatch):
@@ -67,7 +69,7 @@ def test_guarantee_comes_from_the_verifiers_that_accept_the_draft(monkeypatch):
     monkeypatch.setattr(methods, "_verifiers", lambda: rules)
 
     def drafter(emits, verifier):
-        return guarantee("drafter", type("D", (), {"emits": emits, "verifier": verifier}))
+        return guarantee("drafter", type("D", (Drafter,), {"emits": emits, "verifier": verifier}))
 
     assert drafter("no such kind", "a") == ""
     assert drafter("mixed", "a") == "exact (a); lossy: typical"
@@ -95,7 +97,7 @@ def test_a_drafters_own_rule_is_told_and_accepts_its_drafts(cli):
             listed = {name for names in row["verifiers"].values() for name in names}
             accepting = {
                 n for n in registry.names("verifier")
-                if row["drafts"] in registry.find("verifier", n).accepts
+                if registry.find("verifier", n).fits(registry.find("drafter", row["name"]))
             }  # fmt: skip
             assert listed == accepting
         elif row["role"] == "verifier":

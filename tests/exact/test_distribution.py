@@ -42,7 +42,7 @@ PAIRS = [
     for d in registry.names("drafter")
     for v in registry.names("verifier")
     if "sampling" in registry.find("verifier", v).exact
-    and registry.find("drafter", d).emits in registry.find("verifier", v).accepts
+    and registry.find("verifier", v).fits(registry.find("drafter", d))
 ]
 OWN = [(d, registry.find("drafter", d).verifier) for d in registry.names("drafter")]
 # more for each drafter's own rule, and there with all processors at once for whoever draws:

@@ -93,6 +93,12 @@ def test_exact_in_drawn_order_only(rule: str, width: int, seed: int) -> None:
     assert bias(rule, width, seed, by_probability=True) > BIAS, "the test would not see a bias"
 
 
+def test_a_rule_that_weighs_siblings_as_a_set_is_biased_by_a_beam() -> None:
+    """How many survive says something of the first ones: `build` refuses the pair."""
+    assert bias("optimal", 3, 5) > 3 * NOISE
+    assert not registry.find("verifier", "optimal").fits(registry.find("drafter", "lm-rsd-s"))
+
+
 def test_the_best_sequence_is_a_plain_draw() -> None:
     """With any width the sequence of the best score has probability q, and is not all there is."""
     q = pair(1)[1]

@@ -178,7 +178,7 @@ def _allowed(spec: Spec, rules: dict[str, Any], lossy: bool) -> list[str]:
     """The rules that accept this drafter's drafts; the one that the spec names, if it names one."""
     drafter = registry.find("drafter", spec.name)
     if spec.verifier is None:
-        return [name for name, rule in rules.items() if drafter.emits in rule.accepts]
+        return [name for name, rule in rules.items() if rule.fits(drafter)]
     rule = registry.find("verifier", spec.verifier)
     check_kinds(drafter, rule)
     if not lossy and "sampling" not in rule.exact:

@@ -118,7 +118,7 @@ def _by_claim(cls: Any) -> dict[str, list[str]]:
     else come first, because they were made for such drafts."""
     found: dict[str, list[str]] = {}
     for name, verifier in sorted(_verifiers().items(), key=lambda item: len(item[1].accepts)):
-        if cls.emits in verifier.accepts:
+        if verifier.fits(cls):
             found.setdefault(_claim(verifier), []).append(name)
     return found
 

@@ -40,6 +40,7 @@ class Drafter(ABC):
     # the next four are the class's, or an instance's where its options decide them
     needs: frozenset[str] = frozenset({"tokens"})  # tokens logits hidden:* prediction
     emits: Kind = "point"
+    settles: bool = True  # whether a node's children are counted before the first of them is drawn
     verifier: str = "walk"  # the rule when the user names none; must accept `emits`
     nodes: int = 16  # budget when the user gives none
     runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own

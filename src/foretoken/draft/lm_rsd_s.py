@@ -84,6 +84,7 @@ class LmRsdS(LmDrafter):
     summary = "a small model draws distinct sequences, the beam decides where to branch"
     source = "RSD 2402.14160, RSD-S; Kool et al. 1903.06059"
     emits: Kind = "without_replacement"
+    settles = False  # a later sibling survives by what the earlier ones left of the row
     grows = StochasticBeam
     verifier = "traversal"
     nodes = 24

@@ -86,6 +86,7 @@ class Mix(Drafter):
         self._drawn = [i for i, part in enumerate(self.parts) if part.emits != "point"]
         if self._drawn:
             self.emits, self.verifier = "mixed", "mixed"
+            self.settles = all(self.parts[i].settles for i in self._drawn)
 
     def _parts(self, options: Any, context: Context) -> list[Drafter]:
         """The sources, each with its options. Raises ConfigError for sets that cannot be."""

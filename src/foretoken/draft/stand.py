@@ -172,6 +172,7 @@ class StandDrawn(StandDrafter):
     name = "stand-drawn"
     summary = "the target's rows by n-gram, averaged; children drawn without repeats"
     emits: Kind = "without_replacement"
+    settles = False  # where a place of the template finds no token, later ones move up
     verifier = "recursive"
     bundled = "drawn"
 

@@ -77,6 +77,7 @@ def build(
     if chosen_policy.needs:
         try:
             drafter.provide(chosen_policy.needs)
+            check_kinds(drafter, rule, turns="turns" in chosen_policy.needs)
         except CapabilityError as error:
             raise CapabilityError(f"policy {chosen_policy.name!r}: {error}") from None
     return Method(drafter.name, drafter, chosen_policy, rule)
@@ -117,13 +118,21 @@ def _check_pair(target: Target, drafter: Drafter, verifier: Verifier) -> None:
         )
 
 
-def check_kinds(drafter: Drafter | type[Drafter], verifier: Verifier | type[Verifier]) -> None:
+def check_kinds(
+    drafter: Drafter | type[Drafter], verifier: Verifier | type[Verifier], turns: bool = False
+) -> None:
     """Raise CapabilityError for drafts that the rule would bias. Classes will do: nothing is made,
-    so that a forbidden pair can be refused before a model is loaded."""
+    so that a forbidden pair can be refused before a model is loaded. turns: the policy's shapes
+    look at what was drawn."""
     if drafter.emits not in verifier.accepts:
         raise CapabilityError(
             f"drafter {drafter.name!r} emits {drafter.emits!r} drafts, which verifier "
             f"{verifier.name!r} does not accept (it accepts {', '.join(sorted(verifier.accepts))})"
+        )
+    if not verifier.fits(drafter, turns):
+        raise CapabilityError(
+            f"the number of a node's children hangs on what drafter {drafter.name!r} draws, and "
+            f"verifier {verifier.name!r} is exact only where it is settled before"
         )
 
 

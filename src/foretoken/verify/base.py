@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from foretoken.prompt.chance import Coins
 from foretoken.prompt.sampling import TargetRows
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Verdict
+
+if TYPE_CHECKING:
+    from foretoken.draft.base import Drafter
 
 
 class Verifier(ABC):
@@ -22,6 +25,16 @@ class Verifier(ABC):
     accepts: ClassVar[frozenset[Kind]]
     looks_ahead: ClassVar[bool] = False  # asks for rows below nodes that may not stand
     max_vocab: ClassVar[int | None] = None  # the largest vocabulary that it serves; None: any
+    # weighs a node's draws as a set, so that their number must not hang on what they are
+    needs_settled: ClassVar[bool] = False
+
+    @classmethod
+    def fits(cls, drafter: Drafter | type[Drafter], turns: bool = False) -> bool:
+        """Whether it judges such drafts without bias. turns: a policy decides how many children a
+        node has while they are drawn."""
+        drawn = drafter.emits != "point"
+        counted = drafter.settles and not turns
+        return drafter.emits in cls.accepts and not (drawn and cls.needs_settled and not counted)
 
     def judge(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """Which nodes stand, and the target's own token after them.

@@ -39,6 +39,7 @@ class KSeq(Verifier):
     source = "SpecTr 2310.15141, k-SEQ and its block decoder; (p - rho q)+ as residual: ours"
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset({"sampled"})
+    needs_settled: ClassVar[bool] = True
 
     def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """See the base class."""

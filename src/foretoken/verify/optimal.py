@@ -8,7 +8,9 @@ below. So each node is optimal by itself, not the tree as a whole: `traversal` m
 Siblings without replacement and independent ones ("sampled"; as in `k-seq`, the draws below all
 survivors count) have their own laws of sets. Of mixed siblings the drawn ones are coupled, and what
 is left of p may hit a fixed one; with one drawn child that is the optimum too (Optimal MDSD), with
-more it is exact. Larger vocabularies have no use for it: the sets are too many.
+more it is exact. The law of the sets is that of so many draws: where the draws themselves decide
+how many they are (RSD-S), it is not, and such drafts are refused. Larger vocabularies have no use
+for it: the sets are too many.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Optimal(Verifier):
     exact: ClassVar[frozenset[str]] = frozenset({"greedy", "sampling"})
     accepts: ClassVar[frozenset[Kind]] = frozenset({"sampled", "without_replacement", "mixed"})
     max_vocab: ClassVar[int | None] = LARGEST
+    needs_settled: ClassVar[bool] = True
 
     def decide(self, tree: DraftTree, rows: TargetRows, coins: Coins) -> Verdict:
         """See the base class. Raises CapabilityError for a vocabulary of more than 8 tokens."""
