@@ -48,7 +48,7 @@ class Drafter(ABC):
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
     # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "entropy" and
-    # "hidden": of these; "shapes": `Budget.shape` is obeyed
+    # "hidden": of these; "shapes": `Budget.shape` is obeyed if it is settled, with "turns" any is
     gives: frozenset[str] = frozenset()
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables
 

@@ -63,6 +63,36 @@ class Urn:
         self._blocks[rows, block] = self._mass[rows, block].sum(-1)
 
 
+class Turns:
+    """Draws without replacement from rows [m, V] (see `Urn`), made as they are asked for: a rank
+    of all rows at a time."""
+
+    def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
+        self._urn, self._generator = Urn(rows), generator
+        self._everyone = np.arange(len(rows))
+        self._left: list[FloatArray] = [self._urn.left()]  # before the draw of each rank
+        self._tokens: list[IntArray] = []
+
+    def left(self, row: int, rank: int) -> float:
+        """Share of the row that is left before the draw of this rank; 0 where it has run dry."""
+        while len(self._left) <= rank:
+            self._turn()
+        return float(self._left[rank][row] / self._left[0][row])
+
+    def token(self, row: int, rank: int) -> int:
+        """The draw of this rank; something must have been left."""
+        while len(self._tokens) <= rank:
+            self._turn()
+        return int(self._tokens[rank][row])
+
+    def _turn(self) -> None:
+        drawn = self._urn.draw(self._everyone, uniform(self._everyone.shape, self._generator))
+        some = self._left[-1] > 0
+        self._urn.remove(self._everyone[some], drawn[some])
+        self._tokens.append(drawn)
+        self._left.append(self._urn.left())
+
+
 def without_replacement(
     rows: Tensor, k: int, generator: torch.Generator
 ) -> tuple[IntArray, FloatArray]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.growth import Growth, spelled
+from foretoken.draft.shaped import shaped
 from foretoken.errors import ForetokenError, NoTokenLeft
 from foretoken.prompt.chance import PositionRandom
 from foretoken.prompt.sampling import Warper, argmax_rows
@@ -98,8 +99,10 @@ class LmDrafter(Drafter):
     def growth(
         self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
     ) -> Growth:
-        """How this form grows its draft. budget: already cut to `depth` and the model's context;
-        `min_prob` is for kind "point" alone (a drawn node may not go for its own probability)."""
+        """How this form grows its draft, or as `budget.shape` asks. budget: already cut to `depth`
+        and the model's context; a drawn node may not go for its own probability (`min_prob`)."""
+        if budget.shape is not None and "shapes" in self.gives:
+            return shaped(self.emits, budget, generator, greedy, session.warper.eos)
         own = type(self.options).model_fields.keys() - LmDrafter.Options.model_fields.keys()
         shape = {name: getattr(self.options, name) for name in own}
         return self.grows(budget, generator, greedy, session.warper.eos, **shape)
@@ -287,4 +290,5 @@ class Lm(LmDrafter):
     summary = "a small model of the same vocabulary drafts its likeliest chain"
     source = "Leviathan et al. 2211.17192, sec. 2; Chen et al. 2302.01318, with greedy drafts"
     emits: Kind = "point"
+    gives = LmDrafter.gives | {"shapes", "turns"}
     grows = GreedyChain

@@ -74,6 +74,7 @@ class LmIidK(LmDrafter):
     summary = "a small model draws K independent sequences"
     source = "SpecTr 2310.15141"
     emits: Kind = "sampled"
+    gives = LmDrafter.gives | {"shapes"}
     grows = Sequences
     verifier = "k-seq"
     nodes = 24

@@ -80,6 +80,7 @@ class LmRsdC(LmDrafter):
     summary = "a small model draws distinct siblings, so many per level"
     source = "RSD 2402.14160, RSD-C"
     emits: Kind = "without_replacement"
+    gives = LmDrafter.gives | {"shapes", "turns"}
     grows = Branching
     verifier = "traversal"
     nodes = 21

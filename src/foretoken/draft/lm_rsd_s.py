@@ -85,6 +85,7 @@ class LmRsdS(LmDrafter):
     source = "RSD 2402.14160, RSD-S; Kool et al. 1903.06059"
     emits: Kind = "without_replacement"
     settles = False  # a later sibling survives by what the earlier ones left of the row
+    gives = LmDrafter.gives | {"shapes", "turns"}
     grows = StochasticBeam
     verifier = "traversal"
     nodes = 24

@@ -86,6 +86,7 @@ class LmTopK(LmDrafter):
     summary = "a small model's likeliest tree, by joint probability"
     source = "EAGLE-2 2406.16858, sec. 4; OPT-Tree 2406.17276"
     emits: Kind = "point"
+    gives = LmDrafter.gives | {"shapes", "turns"}
     grows = BestFirst
     verifier = "walk"
     nodes = 24
