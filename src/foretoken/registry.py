@@ -62,6 +62,10 @@ _BUILTIN: dict[Role, dict[str, str]] = {
         "pearl-length": "foretoken.policy.pearl_length:PearlLength",
         "goodput": "foretoken.policy.goodput:Goodput",
         "bandit": "foretoken.policy.bandit:Bandit",
+        "opt-tree": "foretoken.policy.opt_tree:OptTree",
+        "eagle2-tree": "foretoken.policy.eagle2_tree:Eagle2Tree",
+        "sequoia": "foretoken.policy.sequoia:Sequoia",
+        "dyspec": "foretoken.policy.dyspec:DySpec",
     },
     "verifier": {
         "walk": "foretoken.verify.walk:Walk",
