@@ -8,12 +8,14 @@ from foretoken.cli.train_draft_align import align
 from foretoken.cli.train_draft_data import data
 from foretoken.cli.train_draft_pretrain import pretrain
 from foretoken.cli.train_draft_simulate import simulate
+from foretoken.cli.train_draft_vocab_trim import vocab_trim
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("data")(data)
 app.command("pretrain")(pretrain)
 app.command("align")(align)
 app.command("simulate")(simulate)
+app.command("vocab-trim")(vocab_trim)
 
 
 @app.callback()

@@ -64,7 +64,7 @@ class HFTarget:
         config = model.config.get_text_config()
         self.name = name or getattr(model.config, "_name_or_path", "") or model.config.model_type
         self.vocab = int(config.vocab_size)
-        self.eos = _eos_ids(model)
+        self.eos = eos_ids(model)
         self.max_context = context_limit(model.config)
         self.dtype = next(p.dtype for p in model.parameters())
         self.device = next(p.device for p in model.parameters())
@@ -237,7 +237,8 @@ def _rows(cache: SlotCache, job: Job) -> Rows:
     return Rows(base, job.fresh, job.tree, job.scored)
 
 
-def _eos_ids(model: Any) -> tuple[int, ...]:
+def eos_ids(model: Any) -> tuple[int, ...]:
+    """The tokens that end a text of this model, as it generates."""
     eos = getattr(model.generation_config, "eos_token_id", None) if model.can_generate() else None
     if eos is None:
         eos = model.config.eos_token_id
