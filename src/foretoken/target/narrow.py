@@ -63,16 +63,6 @@ def widths_of(model: Any) -> Widths:
     return Widths(tuple(heads), tuple(layer.mlp.gate_proj.out_features for layer in layers))
 
 
-def read_per_step(model: Any, head_rows: int | None = None) -> int:
-    """Parameters read to draft one token: layers, last norm and output rows, without the embedding
-    table, of which one row is read. head_rows: rows of a trimmed output layer, None for all."""
-    head = model.get_output_embeddings()
-    rows = head.weight.shape[0] if head_rows is None else head_rows
-    per_row = head.weight.shape[1] + (head.bias is not None)
-    inside = sum(p.numel() for layer in layers_of(model) for p in layer.parameters())
-    return int(inside + model.model.norm.weight.numel() + rows * per_row)
-
-
 def keep_layers(model: Any, kept: Sequence[int]) -> None:
     """Drop all layers but these (ascending), in place."""
     model.model.layers = nn.ModuleList(model.model.layers[i] for i in kept)

@@ -20,7 +20,6 @@ from foretoken.target.narrow import (
     keep_units,
     layers_of,
     padded,
-    read_per_step,
     unpadded,
     widths_of,
 )
@@ -141,15 +140,6 @@ def test_dropped_layers(family: str, tmp_path: Path) -> None:
         for cached in (False, True)
     ]  # fmt: skip
     assert out[0].tolist() == out[1].tolist()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_what_is_read_per_step(tied: bool) -> None:
-    model = tiny.make(tf.LlamaConfig(**tiny._GQA, tie_word_embeddings=tied))
-    everything = sum(p.numel() for p in model.parameters())
-    table = tiny.VOCAB * 32
-    assert read_per_step(model) == everything - (0 if tied else table)
-    assert read_per_step(model, 10) == read_per_step(model) - (tiny.VOCAB - 10) * 32
 
 
 def test_the_original_is_not_touched() -> None:
