@@ -7,6 +7,7 @@ import typer
 from foretoken.cli.train_draft_align import align
 from foretoken.cli.train_draft_data import data
 from foretoken.cli.train_draft_pretrain import pretrain
+from foretoken.cli.train_draft_s2d import s2d
 from foretoken.cli.train_draft_simulate import simulate
 from foretoken.cli.train_draft_vocab_trim import vocab_trim
 
@@ -14,6 +15,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command("data")(data)
 app.command("pretrain")(pretrain)
 app.command("align")(align)
+app.command("s2d")(s2d)
 app.command("simulate")(simulate)
 app.command("vocab-trim")(vocab_trim)
 

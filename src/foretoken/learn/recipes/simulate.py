@@ -82,8 +82,9 @@ class Candidate:
     """A drafter's folder (or name, or model), used by a method."""
 
     drafter: str
-    spec: Spec
+    method: str  # as it was asked for
     depth: int | None
+    spec: Spec
 
 
 class _Served(Own):
@@ -160,7 +161,7 @@ def _candidate(drafter: Any, name: str, spec: Spec, cls: Any, depth: int | None)
             of_policy.setdefault("nodes", -(-cls.nodes * depth // usual))
         label += f" depth {depth}"
     own = replace(spec, label=label, options=options, policy_options=of_policy)
-    return Candidate(name, own, depth)
+    return Candidate(name, spec.label, depth, own)
 
 
 def names_of(drafters: Sequence[Any]) -> list[str]:
@@ -229,7 +230,7 @@ def _figures(
     alpha, likeliest = _overlap(engine, drafter, small, measured)
     return Figures(
         drafter=candidate.drafter,
-        method=candidate.spec.label,
+        method=candidate.method,
         policy=candidate.spec.policy,
         depth=candidate.depth,
         acceptance=stood / (stood + came.refused) if stood + came.refused else None,

@@ -1,0 +1,69 @@
+"""foretoken train draft simulate: a table for people, one document for programs."""
+
+import json
+import shutil
+
+import pytest
+
+from foretoken.learn.recipes.simulate import Simulation
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"question": f"What is {n} + {n}?"} for n in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def words(model, *more):
+    return ["train", "draft", "simulate", "--model", model, "--dtype", "float32", "-n", "12",
+            "--repeats", "1", "--no-cut-loops", *more]  # fmt: skip
+
+
+def test_several_drafters_methods_and_depths_in_one_run(cli, model, prompts, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    save = tmp_path / "simulation.json"
+    ran = cli(*words(model, "--prompts", prompts, "--drafter", model, "--drafter", other,
+                     "--methods", "lm,lm-top-k:nodes=8", "--depth", "2", "--depth", "3",
+                     "--json", "--save", save))  # fmt: skip
+    assert ran.code == 0, ran.err
+    made = Simulation.model_validate_json(ran.out.splitlines()[-1])
+    assert len(made.figures) == 8
+    assert {(f.drafter, f.method, f.depth) for f in made.figures} == {
+        (drafter, method, depth)
+        for drafter in (model.rsplit("/", 1)[-1], "other")
+        for method in ("lm", "lm-top-k:nodes=8")
+        for depth in (2, 3)
+    }
+    assert all(f.cost == 1.0 and f.acceptance == 1.0 for f in made.figures if f.method == "lm")
+    assert made == Simulation.model_validate_json(save.read_text())
+    for shown in ("MBSU", "alpha", "other", "x plain"):
+        assert shown in ran.err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "data"),
+        (["--forced", "--prompts", "x.jsonl"], "forced"),
+        (["--prompts", "x.jsonl", "--methods", "prompt-lookup"], "prompt-lookup"),
+        (["--prompts", "x.jsonl", "--methods", "plain"], "methods"),
+        (["--prompts", "x.jsonl", "--depth", "0"], "depth"),
+        (["--prompts", "x.jsonl"], "x.jsonl"),
+        (["--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(cli, model, more, said):
+    ran = cli(*words(model, *more))
+    assert ran.code == 2
+    last = ran.err.strip().splitlines()[-1]
+    assert last.startswith("foretoken: ")
+    assert said in last
+
+
+def test_a_model_without_a_drafter_is_told_so(cli, model, prompts):
+    ran = cli(*words(model, "--prompts", prompts))
+    assert ran.code == 2
+    assert "'drafter'" in ran.err
