@@ -21,7 +21,9 @@ from foretoken.cli.training import config_options, quiet, shown, spelled, train
 from foretoken.learn.recipes.align_config import AlignConfig
 
 if TYPE_CHECKING:
+    from foretoken.learn.recipes.config import TrainConfig
     from foretoken.learn.recipes.rows import Rows
+    from foretoken.learn.recipes.soft_config import SoftConfig
 
 _WHO = "Models and data"
 
@@ -67,6 +69,16 @@ class WhoOptions:
                      "can do without, and then no alpha is known.", rich_help_panel=_WHO),
     ] = True  # fmt: skip
 
+    def words(self, shape: Any) -> list[str]:
+        """The options that say so, for the command of a card; no path tells where it was made."""
+        words = [f"--data {shown(self.data)}"]
+        words += [f"--model {shown(self.model)}"] if self.model else []
+        words += [f"--drafter {shown(self.drafter)}"] if self.drafter else spelled(shape)
+        words += [f"--text {shown(path)}" for path in self.text or ()]
+        words += ["--stdlib"] if self.stdlib else []
+        words += [] if self.dtype == "auto" else [f"--dtype {self.dtype}"]
+        return words + ([] if self.with_target else ["--without-target"])
+
 
 @grouped
 def align(
@@ -87,8 +99,8 @@ def align(
         quiet()
         processes = Processes(run.device)
         device = str(processes.device)
-        target, tokenizer, drafter = _models(who, drafter_shape, config, name, device)
-        rows = _rows(who, config, tokenizer, drafter, packable(drafter, target))
+        target, tokenizer, drafter = models_of(who, drafter_shape, config, name, device)
+        rows = rows_of(who, config, tokenizer, drafter, packable(drafter, target))
         made = Align(
             drafter, target, rows, config, checkpoints, resume=run.resume, processes=processes
         )
@@ -99,14 +111,14 @@ def align(
         "target": shown(name),
         "begun_with": None if who.drafter is None else shown(who.drafter),
         "shape": None if who.drafter is not None else drafter_shape.model_dump(),
-        "data": _manifest(who.data),
+        "data": manifest_of(who.data),
         "command": command(who, drafter_shape, config, run.out),
     }
     finish(run, console, drafter, tokenizer, trainer, summary)
 
 
-def _models(
-    who: WhoOptions, shape: Any, config: AlignConfig, name: str, device: str
+def models_of(
+    who: WhoOptions, shape: Any, config: TrainConfig, name: str, device: str
 ) -> tuple[Any | None, Any, Any]:
     """(target or None, tokenizer, drafter)."""
     from foretoken.errors import ConfigError
@@ -124,11 +136,13 @@ def _models(
     return target, tokenizer, drafter
 
 
-def _rows(who: WhoOptions, config: AlignConfig, tokenizer: Any, drafter: Any, packed: bool) -> Rows:
+def rows_of(
+    who: WhoOptions, config: AlignConfig | SoftConfig, tokenizer: Any, drafter: Any, packed: bool
+) -> Rows:
+    """Answers, with plain text among them if there is any."""
     from foretoken.learn.corpus import build_corpus
     from foretoken.learn.recipes.load import vocabulary
     from foretoken.learn.recipes.mixing import mixed
-    from foretoken.learn.recipes.pretrain import text_rows
     from foretoken.learn.recipes.rows import Rows
     from foretoken.prompt.tokens import tokenizer_hash
 
@@ -144,9 +158,8 @@ def _rows(who: WhoOptions, config: AlignConfig, tokenizer: Any, drafter: Any, pa
     return mixed({"answers": answers, "text": text}, shares)
 
 
-def _manifest(data: Path) -> dict[str, Any]:
+def manifest_of(data: Path) -> dict[str, Any]:
     """What the answers are, for the model card."""
-    from foretoken.learn.recipes.manifest import read_manifest
 
     found = read_manifest(data)
     return {
@@ -162,11 +175,5 @@ def _manifest(data: Path) -> dict[str, Any]:
 
 def command(who: WhoOptions, shape: Any, config: AlignConfig, out: Path) -> str:
     """The command that repeats this run; no path tells where it was made."""
-    words = ["foretoken train draft align", f"--data {shown(who.data)}"]
-    words += [f"--model {shown(who.model)}"] if who.model else []
-    words += [f"--drafter {shown(who.drafter)}"] if who.drafter else spelled(shape)
-    words += [f"--text {shown(path)}" for path in who.text or ()]
-    words += ["--stdlib"] if who.stdlib else []
-    words += [] if who.dtype == "auto" else [f"--dtype {who.dtype}"]
-    words += [] if who.with_target else ["--without-target"]
+    words = ["foretoken train draft align", *who.words(shape)]
     return " ".join([*words, *spelled(config), f"--out {shown(out)}"])

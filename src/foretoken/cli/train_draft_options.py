@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,8 +76,10 @@ def finish(
     tokenizer: Any,
     trainer: Trainer,
     facts: dict[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write the folder and tell what was made; only the first process of a run does."""
+    """Write the folder, with `files` beside the model, and tell what was made; only the first
+    process of a run does."""
     if trainer.processes.main:
         summary = {
             **facts,
@@ -91,7 +94,7 @@ def finish(
             "held_out": trainer.latest,
         }
         with console.status("Writing the drafter ..."):
-            _write(drafter, tokenizer, run.out, summary, trainer.log)
+            _write(drafter, tokenizer, run.out, summary, trainer.log, files or {})
         figures = ", ".join(_change(name, trainer) for name in trainer.latest)
         held = f"; held out: {figures}" if figures else ""
         console.print(
@@ -109,13 +112,22 @@ def _change(name: str, trainer: Trainer) -> str:
     return f"{name} {start}{trainer.latest[name]:.3f}"
 
 
-def _write(drafter: Any, tokenizer: Any, out: Path, facts: dict[str, Any], log: list[Any]) -> None:
+def _write(
+    drafter: Any,
+    tokenizer: Any,
+    out: Path,
+    facts: dict[str, Any],
+    log: list[Any],
+    files: Mapping[str, bytes],
+) -> None:
     """A Hugging Face folder with the log of its training, made beside and then moved."""
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
         drafter.save_pretrained(made)
         tokenizer.save_pretrained(made)
         text = jsonlib.dumps({**facts, "curve": log}, indent=1) + "\n"
         (Path(made) / "training_log.json").write_text(text, "utf-8")
+        for name, content in files.items():
+            (Path(made) / name).write_bytes(content)
         for path in Path(made).iterdir():
             path.chmod(0o644)  # safetensors makes its file private
             path.replace(out / path.name)

@@ -13,42 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from foretoken.errors import ConfigError
 from foretoken.learn.lm import autocast
 from foretoken.learn.recipes.align_config import TEXT
-from foretoken.learn.recipes.config import TrainConfig
 from foretoken.learn.recipes.forward import learned, logits_of, mean, pieces
 from foretoken.learn.recipes.load import fingerprint
 from foretoken.learn.recipes.losses import LOSSES, acceptance, log_probs
 from foretoken.learn.recipes.rows import Batch, Rows
+from foretoken.learn.recipes.soft_config import SoftConfig
 from foretoken.learn.recipes.trainer import Trainer
 from foretoken.target.narrow import check_family
 from foretoken.target.nested import checked_exits, even_exits
 
 Metrics = dict[str, Tensor]
-
-
-class SoftConfig(TrainConfig):
-    """Which exits, and what they learn."""
-
-    free: ClassVar[frozenset[str]] = TrainConfig.free | {"eval_rows"}
-
-    loss: str = Field(TEXT, description=f"{TEXT}, or against a target: {', '.join(LOSSES)}")
-    temperature: float = Field(1.0, gt=0, description="of target and drafter: what will be served")
-    held_out: float = Field(0.05, ge=0, lt=1, description="share of prompts never trained on")
-    eval_rows: int = Field(64, ge=1, description="held-out rows of an evaluation")
-
-    def rules(self) -> list[tuple[str, bool, str]]:
-        """See the base class."""
-        known = (TEXT, *LOSSES)
-        return [*super().rules(), ("loss", self.loss in known, f"one of {', '.join(known)}")]
 
 
 class Soft:

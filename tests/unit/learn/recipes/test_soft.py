@@ -10,7 +10,8 @@ from tests import tiny
 
 from foretoken.errors import CapabilityError, ConfigError
 from foretoken.learn.recipes.rows import Batch, Rows
-from foretoken.learn.recipes.soft import Soft, SoftConfig, exit_logits
+from foretoken.learn.recipes.soft import Soft, exit_logits
+from foretoken.learn.recipes.soft_config import SoftConfig
 from foretoken.target.narrow import keep_layers
 
 VOCAB, EXITS = 32, (1, 2, 4)
