@@ -20,7 +20,8 @@ warm-up and decay, because stages are compared with each other and the best one 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from foretoken.errors import ConfigError
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.lm import autocast
 from foretoken.learn.recipes.cut_config import CutConfig
-from foretoken.learn.recipes.cut_state import Later, put_back, rebuilt, state_of
+from foretoken.learn.recipes.cut_state import Later, figures_of, put_back, rebuilt, state_of
 from foretoken.learn.recipes.cut_steps import (
     Cutter,
     fewest,
@@ -41,6 +42,7 @@ from foretoken.learn.recipes.cut_steps import (
     rows_of,
     slices,
 )
+from foretoken.learn.recipes.load import fingerprint
 from foretoken.learn.recipes.losses import LOSSES, acceptance, log_probs
 from foretoken.learn.recipes.processes import Processes
 from foretoken.learn.recipes.rows import Batch, Rows
@@ -49,7 +51,6 @@ from foretoken.learn.recipes.worth import worth
 from foretoken.target.narrow import (
     check_family,
     layers_of,
-    widths_of,
 )
 
 HELD_ROWS = 64  # rows that a stage's worth is taken on, at most
@@ -60,8 +61,9 @@ class CutRun:
 
     teacher: the target, frozen; the drafter starts as a copy of it in float32. rows: training rows
     and held-out ones of text that the target wrote. work keeps a file per stage; with `resume` a
-    run of the same configuration goes on from there. Raises ConfigError for what cannot be cut or
-    differs from the run to be continued, CapabilityError for other families.
+    run of the same configuration goes on from there. keep: the tokens that the drafter will score,
+    `config.vocab` of them; the output layer itself stays whole. Raises ConfigError for what cannot
+    be cut or differs from the run to be continued, CapabilityError for other families.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class CutRun:
         config: CutConfig,
         work: Path | None = None,
         *,
-        facts: dict[str, Any] | None = None,
+        keep: Sequence[int] | None = None,
         resume: bool = True,
         processes: Processes | None = None,
     ) -> None:
@@ -81,7 +83,10 @@ class CutRun:
             raise ConfigError("layers", config.layers, f"at most the target's {count}")
         self.teacher, self.rows, self.config, self.work = teacher, rows, config, work
         self.processes = processes or Processes()
-        self.facts = {**config.fixed(), **(facts or {}), "data": rows.sha256}
+        self.keep = keep
+        self.facts = {**config.fixed(), "target": fingerprint(teacher), "data": rows.sha256}
+        if config.vocab != (None if keep is None else len(keep)):
+            raise ConfigError("vocab", config.vocab, "the number of kept tokens")
         self.held = rows.held_out(HELD_ROWS)
         if not bool(self.held.mask[:, 1:].any()):
             raise ConfigError("held_out", 0, "a fraction that holds at least one answer out")
@@ -95,11 +100,12 @@ class CutRun:
 
     def train(
         self,
-        report: Callable[[int, Progress], None] = lambda *_: None,
+        report: Callable[[Progress], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Make the stages that are left. report is called with the 1-based stage after every
-        training step; for `stop` and errors see `Trainer.train`."""
+        """Make the stages that are left. report is called after every training step, with the
+        steps of all stages and the 1-based "stage" among the metrics; for `stop` and errors see
+        `Trainer.train`."""
         while len(self.stages) < self.config.stages:
             stage = len(self.stages) + 1
             if self._cut < stage:
@@ -107,6 +113,16 @@ class CutRun:
                 self._cut = stage
                 self._save(stage, None)
             self._train(stage, report, stop)
+
+    @property
+    def step(self) -> int:
+        """Training steps of the finished stages."""
+        return sum(self.slices[: len(self.stages)])
+
+    @property
+    def latest(self) -> dict[str, float]:
+        """Figures of the last finished stage."""
+        return dict(self.stages[-1]["worth"]) if self.stages else {}
 
     @property
     def best(self) -> int:
@@ -119,7 +135,7 @@ class CutRun:
         return rebuilt(self.teacher, self._state(stage)).eval()
 
     def _train(
-        self, stage: int, report: Callable[[int, Progress], None], stop: Callable[[], bool]
+        self, stage: int, report: Callable[[Progress], None], stop: Callable[[], bool]
     ) -> None:
         model, config = self._cutter.model, self.config
         folder = None if self.work is None else self.work / f"stage-{stage}"
@@ -133,28 +149,21 @@ class CutRun:
             parameters=None if not config.freeze else list(model.model.layers.parameters()),
             processes=self.processes,
         )
-        trainer.train(lambda now: report(stage, now), stop)
+        made, held = sum(self.slices[: stage - 1]), self.latest
+
+        def tell(now: Progress) -> None:
+            metrics = {**now.metrics, "stage": float(stage)}
+            of_all = {"step": made + now.step, "steps": self.config.steps}
+            report(replace(now, metrics=metrics, held_out=held, **of_all))
+
+        trainer.train(tell, stop)
         model.zero_grad(set_to_none=True)
         read = self._cutter.read()
         cost = read / read_per_step(self.teacher)
         figures = worth(
-            model, self.teacher, self.held, cost, config.length, config.temperature, config.micro
+            model, self.teacher, self.held, cost, config.length, config.temperature, self.keep
         )
-        now = widths_of(model)
-        self.stages.append(
-            {
-                "stage": stage,
-                "read": read,
-                "parameters": parameters(model),
-                "layers": list(self._cutter.origin),
-                "kv_heads": list(now.kv_heads),
-                "ffn": list(now.ffn),
-                "steps": trainer.step,
-                "seconds": round(trainer.seconds, 1),
-                "worth": figures.rounded(),
-                "curve": trainer.log,
-            }
-        )
+        self.stages.append(figures_of(self._cutter, stage, figures, trainer.log))
         self._save(stage, self.stages[-1])
         if folder is not None and self.processes.main:  # the stage's own file has the weights now
             (folder / CHECKPOINT).unlink(missing_ok=True)
@@ -171,13 +180,14 @@ class CutRun:
     def _goals(self) -> list[int]:
         """What is to be read after each stage; layers that are asked to go do so in any case."""
         config, layers = self.config, layers_of(self.teacher)
-        least = fewest(self.teacher, config.layers, config.head_rows)
-        if config.params < least:
-            accepted = f"at least {least} with {config.layers} layers"
-            raise ConfigError("params", config.params, accepted)
-        start = read_per_step(self.teacher, config.head_rows)
+        start = read_per_step(self.teacher, config.vocab)
         rest = start - sum(sorted(map(parameters, layers))[: len(layers) - config.layers])
-        return goals(start, min(config.params, rest), config.stages)
+        wanted = rest if config.params is None else config.params
+        least = fewest(self.teacher, config.layers, config.vocab)
+        if wanted < least:
+            accepted = f"at least {least} with {config.layers} layers"
+            raise ConfigError("params", wanted, accepted)
+        return goals(start, min(wanted, rest), config.stages)
 
     def _new_cutter(self) -> Cutter:
         config = self.config
@@ -188,7 +198,7 @@ class CutRun:
             self.teacher,
             lambda n: self.rows.batch(n, count).to(model.device),
             layers=config.layers,
-            head_rows=config.head_rows,
+            head_rows=config.vocab,
             depth=config.depth,
             delta=config.delta,
             strength=config.strength if config.widths == "adaptive" else 0.0,

@@ -16,10 +16,11 @@ class CutConfig(TrainConfig):
 
     free: ClassVar[frozenset[str]] = frozenset({"eval_every", "checkpoint_every", "compile"})
 
-    params: int = Field(
+    params: int | None = Field(
+        None,
         ge=1,
         description="parameters read per drafted token: layers and output layer, without the "
-        "embedding table",
+        "embedding table; without it layers are dropped and not narrowed",
     )
     layers: int = Field(2, ge=1, description="layers left")
     stages: int = Field(5, ge=1, description="cuts with a training after each")
@@ -30,13 +31,15 @@ class CutConfig(TrainConfig):
     delta: float = Field(DELTA, gt=0, le=1, description="share of the widths cut per inner step")
     strength: float = Field(STRENGTH, ge=0, le=1, description="of importance in adaptive widths")
     calibration: int = Field(32768, ge=1, description="tokens whose gradients an inner step reads")
-    head_rows: int | None = Field(
-        None, ge=1, description="rows of the output layer once it is trimmed; None: all"
+    vocab: int | None = Field(
+        None, ge=1, description="tokens that the drafter scores (see `vocab-trim`), all without it"
     )
     freeze: bool = Field(False, description="leave embedding and output layer as the target's")
     loss: str = Field("forward-kl", description="what training makes small, see `align`")
     temperature: float = Field(1.0, gt=0, description="at which the drafter will serve")
     length: int = Field(4, ge=1, description="tokens per draft, for the choice of the stage")
+
+    held_out: float = Field(0.05, gt=0, lt=1, description="share of prompts never trained on")
 
     steps: int = Field(1000, ge=1, description="optimiser steps, over all stages")
     warmup: int = Field(50, ge=0, description="steps of rising rate in a stage, a tenth at most")

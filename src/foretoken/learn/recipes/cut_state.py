@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from foretoken.learn.recipes.cut_steps import Cutter, Shares
+from foretoken.learn.recipes.cut_steps import Cutter, Shares, parameters
 from foretoken.learn.recipes.rows import Batch, Rows
+from foretoken.learn.recipes.worth import Worth
 from foretoken.target.narrow import Widths, keep_layers, narrow, widths_of
 
 
@@ -25,6 +26,24 @@ def state_of(
         "log": cutter.log,
         "shares": None if shares is None else (shares.kv_heads, shares.ffn, shares.share),
         "weights": cutter.model.state_dict(),
+    }
+
+
+def figures_of(
+    cutter: Cutter, stage: int, worth: Worth, log: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What is told of a finished stage; log: of its training."""
+    now = widths_of(cutter.model)
+    return {
+        "stage": stage,
+        "read": cutter.read(),
+        "parameters": parameters(cutter.model),
+        "layers": list(cutter.origin),
+        "kv_heads": list(now.kv_heads),
+        "ffn": list(now.ffn),
+        "worth": worth.rounded(),
+        "seconds": log[-1]["seconds"],
+        "curve": log,
     }
 
 
@@ -54,6 +73,7 @@ class Later(Rows):
     def __init__(self, rows: Rows, first: int) -> None:
         self._rows, self._first = rows, first
         self.sha256, self.tokens_per_epoch = rows.sha256, rows.tokens_per_epoch
+        self.examples = rows.examples
 
     def batch(self, step: int, count: int, rank: int = 0, world: int = 1) -> Batch:
         """See the base class."""

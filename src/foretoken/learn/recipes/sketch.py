@@ -53,6 +53,7 @@ class SketchConfig(TrainConfig):
     loss: str = Field("forward-kl", description="what training makes small, see `align`")
     temperature: float = Field(1.0, gt=0, description="at which the drafter will serve")
     length: int = Field(4, ge=1, description="tokens per draft, for the figures")
+    held_out: float = Field(0.05, ge=0, lt=1, description="share of prompts never trained on")
 
     steps: int = Field(500, ge=1, description="optimiser steps")
     warmup: int = Field(100, ge=0, description="steps of rising learning rate, a tenth at most")
@@ -184,7 +185,6 @@ class SketchRun:
         if len(self.held):
             config = self.config
             found = worth(
-                model, self.teacher, self.held, self._cost, config.length, config.temperature,
-                config.micro,
-            )  # fmt: skip
+                model, self.teacher, self.held, self._cost, config.length, config.temperature
+            )
             self.figures[name] = found.rounded()

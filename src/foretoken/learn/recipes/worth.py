@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foretoken.learn.recipes.forward import logits_of
+from foretoken.learn.recipes.forward import logits_of, pieces
 from foretoken.learn.recipes.losses import acceptance, forward_kl, log_probs
 from foretoken.learn.recipes.rows import Batch
 from foretoken.learn.recipes.simulate import mbsu
+
+MICRO = 4  # rows per forward
 
 
 @dataclass(frozen=True)
@@ -46,21 +48,24 @@ def worth(
     cost: float,
     length: int,
     temperature: float = 1.0,
-    micro: int = 4,
+    keep: Sequence[int] | None = None,
 ) -> Worth:
     """Figures on the rows `held`, which must hold at least one token that counts; drafts of
-    `length` tokens."""
+    `length` tokens. keep: the tokens that the drafter scores (`vocab_trim`), None for all; its KL
+    is that of the whole output layer, since it would be infinite."""
     training, pair = model.training, (teacher, model)
     model.eval()
     alphas: list[Tensor] = []
     divergences: list[Tensor] = []
     texts: list[list[float]] = []
-    for first in range(0, len(held), micro):
-        rows = held.rows(first, first + micro).to(model.device)
+    for piece in pieces(held, MICRO):
+        rows = piece.to(model.device)
         at = rows.mask[:, 1:]
         log_p, log_q = (log_probs(logits_of(m, rows)[at], temperature) for m in pair)
-        alphas.append(acceptance(log_p, log_q))
         divergences.append(forward_kl(log_p, log_q))
+        if keep is not None:
+            log_q = _of_kept(log_q, keep)
+        alphas.append(acceptance(log_p, log_q))
         token = rows.ids[:, 1:][at][:, None]
         ratio = (log_q.gather(1, token) - log_p.gather(1, token)).clamp_max(0).exp()
         texts += runs(ratio[:, 0], at)
@@ -73,6 +78,13 @@ def worth(
         cost,
         mbsu(tau, cost, length),
     )
+
+
+def _of_kept(log_q: Tensor, keep: Sequence[int]) -> Tensor:
+    """Renormalised over the kept tokens, -inf for the others."""
+    ids = torch.tensor(list(keep), device=log_q.device)
+    out = torch.full_like(log_q, -torch.inf)
+    return out.index_copy_(1, ids, log_q[:, ids].log_softmax(dim=-1))
 
 
 def runs(values: Tensor, at: Tensor) -> list[list[float]]:

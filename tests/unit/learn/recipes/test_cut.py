@@ -63,8 +63,9 @@ def test_stages_shrink_to_their_goals_and_the_best_is_chosen() -> None:
     model = target()
     run = CutRun(model, rows(model), config(model))
     seen: list[tuple[int, int]] = []
-    run.train(lambda stage, now: seen.append((stage, now.step)))
-    assert seen == [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)]
+    run.train(lambda now: seen.append((now.metrics["stage"], now.step)))
+    assert seen == [(1, 1), (2, 2), (2, 3), (3, 4), (3, 5), (3, 6)]
+    assert run.step == 6
     reads = [stage["read"] for stage in run.stages]
     assert all(read <= goal for read, goal in zip(reads, run.goals, strict=True))
     assert reads == sorted(reads, reverse=True)
@@ -114,7 +115,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     part = CutRun(model, data, options, tmp_path)
     made: list[int] = []
     with pytest.raises(StoppedError):
-        part.train(lambda *_: made.append(1), lambda: len(made) >= after)
+        part.train(lambda _: made.append(1), lambda: len(made) >= after)
     again = CutRun(model, data, options, tmp_path)
     again.train()
     assert again.best == whole.best
@@ -148,6 +149,23 @@ def test_embedding_and_head_can_stay_the_targets() -> None:
     assert not torch.equal(
         made.model.layers[0].mlp.up_proj.weight[:5], model.model.layers[0].mlp.up_proj.weight[:5]
     )
+
+
+def test_a_trimmed_head_counts_as_what_it_will_be() -> None:
+    model = target()
+    keep = list(range(0, VOCAB, 2))
+    run = CutRun(model, rows(model, 60), config(model, vocab=12), keep=keep)
+    run.train()
+    whole = CutRun(model, rows(model, 60), config(model))
+    whole.train()
+    stage, other = run.stages[-1], whole.stages[-1]
+    made = run.drafter(3)
+    assert stage["read"] == read_per_step(made) - 12 * 16
+    assert made.lm_head.weight.shape[0] == VOCAB
+    assert stage["ffn"][0] > other["ffn"][0]
+    assert stage["worth"]["alpha"] < other["worth"]["alpha"]  # half of the tokens are not drafted
+    with pytest.raises(ConfigError, match="vocab: 11 is not accepted; the number of kept tokens"):
+        CutRun(model, rows(model, 60), config(model, vocab=11), keep=keep)
 
 
 def test_the_target_is_not_touched() -> None:

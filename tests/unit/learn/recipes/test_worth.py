@@ -91,3 +91,15 @@ def test_figures_are_those_of_real_drafts() -> None:
     tokens = len(text)
     taus = tokens / expected_steps([min(1, q[x] / p[x]) for x in text], length)
     assert taus == pytest.approx(tokens / steps, rel=0.02)
+
+
+def test_dropped_tokens_are_never_accepted() -> None:
+    target = tiny.model("llama")
+    rows = Rows.of([(tiny.prompt(seed, 12), 4) for seed in range(8)], seq=24).batch(0, 4)
+    whole = worth(target, target, rows, 0.5, 3, keep=range(tiny.VOCAB))
+    assert whole.alpha == pytest.approx(1)
+    half = worth(target, target, rows, 0.5, 3, keep=range(0, tiny.VOCAB, 2))
+    assert half.alpha < 0.9
+    assert half.kl == pytest.approx(whole.kl)
+    none = [t for t in range(tiny.VOCAB) if t not in set(rows.ids.flatten().tolist())]
+    assert worth(target, target, rows, 0.5, 3, keep=none).tau == pytest.approx(1)
