@@ -143,6 +143,7 @@ def rows_of(
     from foretoken.learn.corpus import build_corpus
     from foretoken.learn.recipes.load import vocabulary
     from foretoken.learn.recipes.mixing import mixed
+    from foretoken.learn.recipes.pretrain import text_rows
     from foretoken.learn.recipes.rows import Rows
     from foretoken.prompt.tokens import tokenizer_hash
 
@@ -160,6 +161,8 @@ def rows_of(
 
 def manifest_of(data: Path) -> dict[str, Any]:
     """What the answers are, for the model card."""
+
+    from foretoken.learn.recipes.manifest import read_manifest
 
     found = read_manifest(data)
     return {
