@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from foretoken import registry
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import Method, build, options
 from foretoken.engine.engine import Engine
+from foretoken.learn.recipes.specdec_head import SpecdecHead
 from foretoken.learn.rest import build_store
+from foretoken.policy.base import Policy
 from foretoken.target.hf import HFTarget
 from foretoken.target.load import set_attention
 from foretoken.types import Completion, Limits, Request, Sampling
+from tests.tokenizers_of_kinds import characters
 
 VOCAB = 97
 WINDOW = 8  # sliding windows are shorter than the contexts of the tests
@@ -130,8 +134,8 @@ def prompt(seed: int, length: int, vocab: int = VOCAB) -> list[int]:
 
 
 def context(vocab: int = VOCAB) -> Context:
-    """What drafters are told of a target without tokenizer, files or eos."""
-    return Context(vocab, (), "")
+    """What drafters are told of a target without files or eos; its tokenizer is made up."""
+    return Context(vocab, (), "", tokenizer=tokenizer(vocab))
 
 
 def scoped(cls: type[Drafter], scope: str) -> dict[str, str]:
@@ -148,16 +152,73 @@ def small_model(vocab: int = VOCAB) -> HFTarget:
     return HFTarget(made, name=f"small model of {vocab}")
 
 
+@cache
+def nested_model(vocab: int = VOCAB) -> HFTarget:
+    """The model of drafters with exits: three layers."""
+    made = make(tf.LlamaConfig(**{**_GQA, "num_hidden_layers": 3, "vocab_size": vocab}), 9, 0.25)
+    set_attention(made)
+    return HFTarget(made, name=f"nested model of {vocab}")
+
+
+@cache
+def tokenizer(vocab: int) -> Any:
+    """A target's, for drafters that read text: five letters, then words of two, of three ..."""
+    words = ("".join(w) for n in count(1) for w in product("abcde", repeat=n))
+    names = list(islice(words, vocab))
+    return characters("".join(names[:5]), [(w[:-1], w[-1]) for w in names[5:]], eos=False)
+
+
+@cache
+def foreign_model() -> HFTarget:
+    """The model of drafters with another vocabulary: `foreign_tokenizer`'s tokens and two rows of
+    padding."""
+    made = make(tf.LlamaConfig(**{**ONE_LAYER, "vocab_size": 10}), seed=3, std=0.25)
+    set_attention(made)
+    return HFTarget(made, name="small model of another vocabulary")
+
+
+@cache
+def foreign_tokenizer() -> Any:
+    """Six letters and two words, some of which the target's tokenizer has not."""
+    return characters("abcdef", [("b", "a"), ("c", "c")], eos=False)
+
+
+class AnyWidth(SpecdecHead):
+    """A head of random weights for hidden states of any width: it reads two of their numbers."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return super().forward(3.0 * states[..., :2])
+
+
+@cache
+def specdec_head() -> SpecdecHead:
+    """It expects acceptance of some states and rejection of others, whatever they are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return AnyWidth(2, depth=2)
+
+
+def policy_options(cls: type[Policy]) -> dict[str, Any]:
+    """Options for any policy: its defaults, a head for those that read one."""
+    return {"head": specdec_head()} if "head" in cls.Options.model_fields else {}
+
+
 def drafter_options(cls: type[Drafter], known: Sequence[int], vocab: int = VOCAB) -> dict[str, Any]:
     """Options for any drafter: its defaults, the answer for those that ask for one, a small model
     for those that run one, a datastore for those that read one."""
     given: dict[str, Any] = {}
     if "continuation" in cls.Options.model_fields:
         given["continuation"] = tuple(known)
-    if "model" in cls.Options.model_fields:
+    if "tokenizer" in cls.Options.model_fields:
+        given |= {"model": foreign_model(), "tokenizer": foreign_tokenizer()}
+    elif "model" in cls.Options.model_fields:
         given["model"] = small_model(vocab)
     elif "store" in cls.Options.model_fields:
         given["store"] = datastore(vocab)
+    if "exits" in cls.Options.model_fields:  # some tokens are sure at once, some need all layers
+        given |= {"model": nested_model(vocab), "exits": (1, 2, 3), "thresholds": (0.3, 0.35, 0)}
+    if "interval" in cls.Options.model_fields:  # few updates, but such that change the drafts
+        given |= {"interval": 80, "lr": 0.01, "tolerance": 1.0}
     if "recalibrate" in cls.Options.model_fields:  # two thirds of the tokens, chosen anew very soon
         given["keep"] = tuple(token for token in range(vocab) if token % 3)
         given |= {"recalibrate": 0.8, "recent": 5}
