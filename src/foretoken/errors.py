@@ -25,7 +25,7 @@ class CapabilityError(ForetokenError):
     exit_code = 2
 
 
-class NoTokenLeft(ForetokenError):
+class NoTokenLeftError(ForetokenError):
     """A row of which the processors ban every token: nothing can be drawn from it."""
 
 

@@ -25,7 +25,7 @@ from foretoken import types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.growth import Growth, spelled
 from foretoken.draft.shaped import shaped
-from foretoken.errors import ForetokenError, NoTokenLeft
+from foretoken.errors import ForetokenError, NoTokenLeftError
 from foretoken.prompt.chance import PositionRandom
 from foretoken.prompt.sampling import Warper, argmax_rows
 from foretoken.target.base import Job, KVCache
@@ -208,7 +208,7 @@ class Draft:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
         try:
             logprobs = self.processed(scores.logits, temperature).log_softmax(dim=-1)
-        except NoTokenLeft:  # whether the text can go on there is the target's affair
+        except NoTokenLeftError:  # whether the text can go on there is the target's affair
             self.growth.stop()
             return
         if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN

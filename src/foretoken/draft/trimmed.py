@@ -59,6 +59,11 @@ class TrimmedHead(nn.Module):
         self.vocab, self._rows, self._cap = vocab, rows, cap
         self.slice = self.cut(keep)
 
+    @property
+    def in_features(self) -> int:
+        """H."""
+        return int(self.slice.layer.in_features)
+
     def cut(self, keep: Sequence[int]) -> Slice:
         """Another slice of the whole layer. keep: distinct ids, rising."""
         ids = torch.tensor(list(keep), dtype=torch.int64)

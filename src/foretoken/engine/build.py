@@ -80,6 +80,7 @@ def build(
             check_kinds(drafter, rule, turns="turns" in chosen_policy.needs)
         except CapabilityError as error:
             raise CapabilityError(f"policy {chosen_policy.name!r}: {error}") from None
+    chosen_policy.meet(drafter)
     return Method(drafter.name, drafter, chosen_policy, rule)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from foretoken import types
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Level, Session, Step
+
+if TYPE_CHECKING:
+    from foretoken.draft.base import Drafter
 
 
 class Policy(ABC):
@@ -29,6 +32,11 @@ class Policy(ABC):
 
     def __init__(self, options: Any, curve: CostCurve | None = None) -> None:
         self.options, self.curve = options, curve
+
+    def meet(self, drafter: Drafter) -> None:
+        """This drafter will be asked. Called when a method is built, before any work, so that what
+        a policy needs of a drafter's folder and does not find is refused at once (ConfigError,
+        ArtifactError)."""
 
     @abstractmethod
     def budget(self, session: Session) -> Budget:

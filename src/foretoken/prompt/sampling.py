@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foretoken.errors import ForetokenError, NoTokenLeft
+from foretoken.errors import ForetokenError, NoTokenLeftError
 from foretoken.prompt.chance import Coins
 from foretoken.tree import DraftTree
 from foretoken.types import Sampling
@@ -43,7 +43,7 @@ class Warper:
     sampling: the request's. prompt: its tokens. eos: tokens that end the text, () for none.
     max_new_tokens: where `forced_eos_token_id` applies. vocab: rows of the target's output.
     Raises ConfigError for a token id outside the vocabulary or a processor that is none, and
-    NoTokenLeft from a row of which everything is banned.
+    NoTokenLeftError from a row of which everything is banned.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ def _check(top: float, greedy: bool, position: int) -> None:
     if math.isnan(top):
         raise ForetokenError(f"token {position}: the logits contain NaN after processing")
     if top == -math.inf:
-        raise NoTokenLeft(
+        raise NoTokenLeftError(
             f"token {position}: every token is banned; loosen the processors (bad_words_ids, "
             "suppress_tokens, no_repeat_ngram_size, ...)"
         )
