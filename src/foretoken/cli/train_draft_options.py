@@ -74,7 +74,7 @@ def finish(
     console: Console,
     drafter: Any,
     tokenizer: Any,
-    trainer: Trainer,
+    trainer: Trainer[Any],
     facts: dict[str, Any],
     files: Mapping[str, bytes] | None = None,
 ) -> None:
@@ -94,7 +94,7 @@ def finish(
             "held_out": trainer.latest,
         }
         with console.status("Writing the drafter ..."):
-            _write(drafter, tokenizer, run.out, summary, trainer.log, files or {})
+            write_folder(drafter, tokenizer, run.out, summary, trainer.log, files or {})
         figures = ", ".join(_change(name, trainer) for name in trainer.latest)
         held = f"; held out: {figures}" if figures else ""
         console.print(
@@ -106,13 +106,13 @@ def finish(
     trainer.processes.wait()
 
 
-def _change(name: str, trainer: Trainer) -> str:
+def _change(name: str, trainer: Trainer[Any]) -> str:
     before = trainer.before.get(name)
     start = "" if before is None else f"{before:.3f} -> "
     return f"{name} {start}{trainer.latest[name]:.3f}"
 
 
-def _write(
+def write_folder(
     drafter: Any,
     tokenizer: Any,
     out: Path,

@@ -5,43 +5,71 @@ checkpoints. Every step depends on the configuration, the weights and the step's
 a run that was interrupted and resumed ends with the same weights.
 """
 
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from foretoken.errors import ConfigError
 from foretoken.learn.bpe import load_tokenizer, save_tokenizer, train_bpe
-from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.corpus import Corpus
 from foretoken.learn.lm_config import LmConfig
-from foretoken.learn.optim import build_optimisers, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
-from foretoken.learn.recipes.trainer import StoppedError, TrainingError
+from foretoken.learn.recipes.config import TrainConfig
+from foretoken.learn.recipes.processes import Processes
+from foretoken.learn.recipes.trainer import CHECKPOINT, Progress, Trainer
 from foretoken.prompt.tokens import tokenizer_hash
 from foretoken.target.load import has_fast_bfloat16
 
 EVALUATION_ROWS = 4  # rows per forward pass when no gradient is needed
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What the trainer reports after every step."""
+@dataclass(frozen=True)
+class Span:
+    """Inputs and targets of rows, which are counted as rows of `seq` tokens however long they are."""
 
-    step: int  # steps made so far
-    steps: int
-    loss: float  # nats per token, mean over this step
-    tokens: int  # of this step
-    seconds: float  # of this step
-    held_out: dict[str, float]  # latest evaluation, nats per token by kind of document
+    inputs: Tensor  # [B, L] int64
+    targets: Tensor  # [B, L] int64: the token that follows each input
+    fold: int = 1  # rows of `seq` tokens in one of these
+
+    @property
+    def learned(self) -> Tensor:
+        """How many predictions count: all."""
+        return torch.tensor(self.targets.numel(), device=self.targets.device)
+
+    def to(self, device: torch.device) -> "Span":
+        """The same on another device."""
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def rows(self, first: int, last: int) -> "Span":
+        """Rows first .. last - 1 of `seq` tokens."""
+        kept = slice(first // self.fold, last // self.fold)
+        return replace(self, inputs=self.inputs[kept], targets=self.targets[kept])
+
+    def __len__(self) -> int:
+        return len(self.inputs) * self.fold
+
+
+class Text:
+    """The rows of `train lm`: each `double_every`-th step has half as many, twice as long."""
+
+    def __init__(self, stream: RowStream, config: LmConfig, sha256: str) -> None:
+        self.stream, self.config, self.sha256 = stream, config, sha256
+        self.tokens_per_epoch = stream.tokens_per_epoch
+
+    def batch(self, step: int, count: int, rank: int = 0, world: int = 1) -> Span:
+        """See `learn.recipes.parts.Source`."""
+        config, share = self.config, count // world
+        rows = self.stream.rows(step * count + rank * share, share)
+        fold = 2 if config.double_every and (step + 1) % config.double_every == 0 else 1
+        seq = fold * config.seq
+        return Span(rows[:, :-1].reshape(-1, seq), rows[:, 1:].reshape(-1, seq), fold)
 
 
 class LmRun:
@@ -64,59 +92,53 @@ class LmRun:
         given = None if tokenizer is None else _given(tokenizer)
         if given is not None:
             config = config.model_copy(update={"vocab": len(given)})
-        self.config, self.checkpoint = config, work / "checkpoint.pt"
-        self.data = corpus.manifest()
-        saved = load_checkpoint(self.checkpoint) if resume else None
-        if saved is not None:
-            self._check(saved)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer = given or _tokenizer(config, corpus, work / "tokenizer", saved is not None)
-        self.words = tokenizer_hash(self.tokenizer)
-        if saved is not None and saved.get("tokenizer", self.words) != self.words:
-            raise ConfigError("tokenizer", tokenizer, f"that of {self.checkpoint}, or --no-resume")
+        self.config, self.data = config, corpus.manifest()
+        processes = Processes()
+        keep = resume and (work / CHECKPOINT).exists()
+        self.tokenizer = given or _tokenizer(config, corpus, work / "tokenizer", keep, processes)
         self.stream = _stream(config, corpus, self.tokenizer)
         self.held_out = _held_out(config, corpus, self.tokenizer)
-        torch.manual_seed(config.seed)
-        self.model = build_model(config, self.tokenizer).to(self.device)
-        self.optimisers = build_optimisers(self.model, config.lr, config.weight_decay)
-        self.train_loss = self._loss
-        if config.compile:
-            self.train_loss = torch.compile(self._loss, dynamic=False)
-        self.step, self.seconds = 0, 0.0
-        self.log: list[dict[str, Any]] = []
-        self.latest: dict[str, float] = {}
-        if saved is not None:
-            self._restore(saved)
+        self.device = processes.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = build_model(config, self.tokenizer).to(self.device)
+        self.trainer = Trainer(
+            self.model,
+            self._loss,
+            Text(self.stream, config, self.data["sha256"]),
+            TrainConfig(
+                batch=config.batch // config.seq,
+                **{name: getattr(config, name) for name in SHARED},
+            ),
+            work,
+            facts={**config.fixed(), "tokenizer": tokenizer_hash(self.tokenizer)},
+            evaluate=self.evaluate,
+            resume=resume,
+            processes=processes,
+        )
+
+    @property
+    def step(self) -> int:
+        """Steps made so far."""
+        return self.trainer.step
+
+    @property
+    def seconds(self) -> float:
+        """Spent on them."""
+        return self.trainer.seconds
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """An entry for every step."""
+        return self.trainer.log
 
     def train(
         self,
         report: Callable[[Progress], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Make the steps that are left, with evaluations and checkpoints in between.
-
-        `stop` is asked after every step; if it says yes a checkpoint is written and StoppedError
-        raised. TrainingError if the loss or the gradient is no finite number.
-        """
-        config = self.config
-        while self.step < config.steps:
-            began = time.perf_counter()
-            loss = self._train_step()
-            seconds = time.perf_counter() - began
-            self.step += 1
-            self.seconds += seconds
-            last = self.step == config.steps
-            if last or self.step % config.eval_every == 0:
-                self.latest = self.evaluate()
-            self._record(loss)
-            report(Progress(self.step, config.steps, loss, config.batch, seconds, self.latest))
-            stopping = not last and stop()
-            if last or stopping or self.step % config.checkpoint_every == 0:
-                save_checkpoint(self.checkpoint, self.state())
-            if stopping:
-                raise StoppedError(
-                    f"stopped after step {self.step} of {config.steps}; the same command goes on"
-                )
+        """Make the steps that are left; see `Trainer.train`."""
+        self.trainer.train(report, stop)
 
     def evaluate(self) -> dict[str, float]:
         """Loss on the held-out documents, nats per token, by kind."""
@@ -125,74 +147,10 @@ class LmRun:
         self.model.train()
         return losses
 
-    def state(self) -> dict[str, Any]:
-        """Everything a later process needs to go on exactly here; tensors and plain values."""
-        return {
-            "config": self.config.model_dump(),
-            "corpus": self.data["sha256"],
-            "tokenizer": self.words,
-            "step": self.step,  # the data position follows from it
-            "seconds": self.seconds,
-            "log": self.log,
-            "latest": self.latest,
-            "rng": torch.get_rng_state(),
-            "model": self.model.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-        }
+    def _loss(self, span: Span) -> tuple[Tensor, dict[str, Tensor]]:
+        return self._mean(span.inputs, span.targets), {}
 
-    def _check(self, saved: dict[str, Any]) -> None:
-        ours, theirs = self.config.fixed(), saved["config"]
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                accepted = f"{theirs.get(name)!r} as in {self.checkpoint}, or --no-resume"
-                raise ConfigError(name, value, accepted)
-        if saved["corpus"] != self.data["sha256"]:
-            accepted = f"the corpus of {self.checkpoint}, or --no-resume"
-            raise ConfigError("data", self.data["sha256"][:12], accepted)
-        if self.config.steps < saved["step"]:
-            raise ConfigError("steps", self.config.steps, f"at least {saved['step']}, made already")
-
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.model.load_state_dict(saved["model"])
-        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        torch.set_rng_state(saved["rng"])
-        self.step, self.seconds = saved["step"], saved["seconds"]
-        self.log, self.latest = saved["log"], saved["latest"]
-
-    def _train_step(self) -> float:
-        """One optimiser step; mean loss in nats per token."""
-        batches = list(self._batches())
-        total = 0.0
-        for inputs, targets in batches:
-            loss = self.train_loss(inputs, targets)
-            torch.autograd.backward(loss / len(batches))
-            total += loss.item() / len(batches)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
-        if not math.isfinite(total) or not math.isfinite(norm):
-            raise TrainingError(
-                f"loss {total} and gradient norm {norm} in step {self.step + 1}: lower lr "
-                f"({self.config.lr}); the last good checkpoint is {self.checkpoint}"
-            )
-        rate = self.config.lr * schedule(self.step, self.config)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-        return total
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and targets of the next step, each [micro, seq] or [micro / 2, 2 * seq]."""
-        config = self.config
-        count = config.batch // config.seq
-        rows = self.stream.rows(self.step * count, count).to(self.device)
-        double = config.double_every and (self.step + 1) % config.double_every == 0
-        seq = config.seq * (2 if double else 1)
-        for chunk in torch.split(rows, config.micro):
-            yield chunk[:, :-1].reshape(-1, seq), chunk[:, 1:].reshape(-1, seq)
-
-    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _mean(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with autocast(self.device):
             logits = self.model(input_ids=inputs, use_cache=False).logits  # [rows, seq, vocab]
         return F.cross_entropy(
@@ -205,19 +163,16 @@ class LmRun:
         for x, y in zip(
             torch.split(inputs, EVALUATION_ROWS), torch.split(targets, EVALUATION_ROWS), strict=True
         ):
-            loss = self._loss(x.to(self.device), y.to(self.device))
+            loss = self._mean(x.to(self.device), y.to(self.device))
             total += loss.item() * int((y != IGNORED).sum())
         return total / int((targets != IGNORED).sum())
 
-    def _record(self, loss: float) -> None:
-        entry: dict[str, Any] = {
-            "step": self.step,
-            "loss": round(loss, 5),
-            "seconds": round(self.seconds, 2),
-        }
-        if self.step % self.config.eval_every == 0 or self.step == self.config.steps:
-            entry["held_out"] = {kind: round(value, 5) for kind, value in self.latest.items()}
-        self.log.append(entry)
+
+# fields of LmConfig that the loop knows under the same name
+SHARED = (
+    "steps", "micro", "seq", "lr", "warmup", "decay", "weight_decay", "clip", "seed",
+    "eval_every", "checkpoint_every", "compile",
+)  # fmt: skip
 
 
 def build_model(config: LmConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -247,13 +202,16 @@ def autocast(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def _tokenizer(
-    config: LmConfig, corpus: Corpus, folder: Path, keep: bool
+    config: LmConfig, corpus: Corpus, folder: Path, keep: bool, processes: Processes
 ) -> PreTrainedTokenizerFast:
+    """That of the folder, or a new one. Every process trains the same; the first one writes it."""
     if keep and folder.exists():
         return load_tokenizer(folder)
     texts = (document.text for document in corpus.train)
     tokenizer = train_bpe(texts, config.vocab, config.positions)
-    save_tokenizer(tokenizer, folder)
+    if processes.main:
+        save_tokenizer(tokenizer, folder)
+    processes.wait()
     return tokenizer
 
 

@@ -5,7 +5,8 @@ import torch
 
 from foretoken.errors import ArtifactError, ConfigError
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
-from foretoken.learn.lm import LmRun, StoppedError
+from foretoken.learn.lm import LmRun
+from foretoken.learn.recipes.trainer import StoppedError
 
 
 def weights(run):

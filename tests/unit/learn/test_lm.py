@@ -14,11 +14,12 @@ from foretoken.cli.train_lm import SourceOptions, recipe
 from foretoken.errors import ConfigError
 from foretoken.learn.bpe import EOS, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint
-from foretoken.learn.lm import LmRun, StoppedError, TrainingError
+from foretoken.learn.lm import LmRun
 from foretoken.learn.lm_config import LmConfig
 from foretoken.learn.lm_export import export
 from foretoken.learn.optim import Muon, build_optimisers, orthogonal, schedule
 from foretoken.learn.packing import IGNORED, RowStream, encode, held_out_rows
+from foretoken.learn.recipes.trainer import StoppedError, Trainer, TrainingError
 from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 
 END = 0
@@ -112,10 +113,11 @@ def test_training_learns_and_reports(trained, corpus, tiny):
 
 
 def test_some_steps_have_rows_twice_as_long(trained):
-    trained_step, shapes = trained.step, []
-    for trained.step in range(4):
-        shapes.append([tuple(inputs.shape) for inputs, _ in trained._batches()])
-    trained.step = trained_step
+    trainer, shapes = trained.trainer, []
+    made = trainer.step
+    for trainer.step in range(4):
+        shapes.append([tuple(span.inputs.shape) for span, _ in trainer._batches()])
+    trainer.step = made
     assert shapes == [[(2, 32)] * 2] * 3 + [[(1, 64)] * 2]
 
 
@@ -131,7 +133,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(tiny, corpus, tmp_path):
         run.train(poison)
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert saved["step"] == 3
-    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert all(torch.isfinite(value).all() for value in saved["weights"].values())
 
 
 def test_the_exported_folder_is_a_model_of_transformers(trained, tmp_path):
@@ -272,7 +274,7 @@ def test_the_command_shares_a_tokenizer(tiny, sources, target_folder, tmp_path, 
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_130(tiny, sources, tmp_path, capfd, monkeypatch):
-    step = LmRun._train_step
+    step = Trainer._train_step
 
     def interrupted(run):
         import signal
@@ -281,7 +283,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_130(tiny, sources, tmp_path, capfd
             signal.raise_signal(signal.SIGINT)
         return step(run)
 
-    monkeypatch.setattr(LmRun, "_train_step", interrupted)
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
     assert main(arguments(tiny, sources[1], tmp_path / "out")) == 130
     assert "step 5 of 8; the same command goes on" in " ".join(capfd.readouterr().err.split())
     assert load_checkpoint(tmp_path / "out.ckpt" / "checkpoint.pt")["step"] == 5

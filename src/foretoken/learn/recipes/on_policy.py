@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from foretoken.learn.lm import autocast
+from foretoken.learn.recipes.parts import step_seed
 from foretoken.learn.recipes.rows import Batch, Example, pack
-from foretoken.learn.recipes.trainer import step_seed
 
 PROMPTS_AT_ONCE = 32
 

@@ -35,6 +35,11 @@ class Batch:
     # [B, L] int64, from 0 in every example; None: rows are read as one text each
     positions: Tensor | None = None
 
+    @property
+    def learned(self) -> Tensor:
+        """How many predictions count, a scalar."""
+        return self.mask[:, 1:].sum()
+
     def to(self, device: torch.device) -> Batch:
         """The same rows on another device."""
         positions = None if self.positions is None else self.positions.to(device)

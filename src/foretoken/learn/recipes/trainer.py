@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from foretoken.errors import INTERRUPTED, ConfigError, ForetokenError
+from foretoken.errors import INTERRUPTED, ArtifactError, ConfigError, ForetokenError
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.optim import build_optimisers, schedule
 from foretoken.learn.recipes.config import TrainConfig
+from foretoken.learn.recipes.parts import LossOf, P, Source, Stateful, step_seed
 from foretoken.learn.recipes.processes import Processes
-from foretoken.learn.recipes.rows import Batch, Rows
 
 CHECKPOINT = "checkpoint.pt"
 DIGITS = 5  # of the figures in the log
-
-LossOfBatch = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+STATE = {"config", "facts", "step", "weights", "optimisers", "extra", "before"}
 
 
 class TrainingError(ForetokenError):
@@ -54,29 +52,11 @@ class Progress:
     held_out: dict[str, float] = field(default_factory=dict)  # latest evaluation
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of all that is drawn in a step, so that nothing depends on how the run got there."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
-
-
-class Stateful(Protocol):
-    """Something that changes between steps beside the weights, such as a learned weight of the
-    loss: kept in checkpoints. Tensors and plain values only."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
-        ...
-
-
-class Trainer:
+class Trainer(Generic[P]):
     """One training run.
 
-    loss: the mean over the positions `batch.mask[:, 1:]`, and scalar tensors to log, means too. It
-    runs compiled if the configuration says so; the rows of a batch are on the model's device.
+    loss: the mean over the predictions of a batch that count, and scalar tensors to log, means too.
+    It runs compiled if the configuration says so; a batch is on the model's device.
     work: folder of the checkpoint; None keeps none. facts: what a resumed run must share beside
     the configuration (ConfigError names the one that differs); plain values. evaluate: figures by
     name. parameters: those to train, None for all that require a gradient. prepare: called before
@@ -87,15 +67,15 @@ class Trainer:
     def __init__(  # noqa: PLR0913
         self,
         model: nn.Module,
-        loss: LossOfBatch,
-        rows: Rows,
+        loss: LossOf[P],
+        rows: Source[P],
         config: TrainConfig,
         work: Path | None = None,
         *,
         facts: Mapping[str, Any] | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
         parameters: Iterable[nn.Parameter] | None = None,
-        prepare: Callable[[int, Batch], Batch] | None = None,
+        prepare: Callable[[int, P], P] | None = None,
         extra: Stateful | None = None,
         resume: bool = True,
         processes: Processes | None = None,
@@ -127,6 +107,11 @@ class Trainer:
         if self.checkpoint is not None and resume:
             saved = load_checkpoint(self.checkpoint)
             if saved is not None:
+                if not saved.keys() >= STATE:
+                    raise ArtifactError(
+                        f"{self.checkpoint}: a checkpoint of another program, or of an older one; "
+                        "delete it to start over"
+                    )
                 self._check(saved)
                 self._restore(saved)
         self.processes.share([weight.data for weight in self.weights.values()])
@@ -239,9 +224,10 @@ class Trainer:
         weights = list(self.weights.values())
         self.processes.average([w.grad for w in weights if w.grad is not None])
         norm = nn.utils.clip_grad_norm_(weights, self.config.clip)
-        figures = self.processes.mean(torch.stack(list(totals.values()))).tolist()
+        averages = self.processes.mean(torch.stack(list(totals.values())))
+        *figures, size = torch.cat((averages, norm[None])).tolist()  # the only wait of the step
         means = dict(zip(totals, figures, strict=True))
-        self._refuse_not_finite(means["loss"], norm.item())
+        self._refuse_not_finite(means["loss"], size)
         rate = self.config.lr * schedule(self.step, self.config)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -250,7 +236,7 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
         return means
 
-    def _batches(self) -> Iterator[tuple[Batch, Tensor]]:
+    def _batches(self) -> Iterator[tuple[P, Tensor]]:
         """This process's rows of the next step in pieces of `micro`, and what the mean of each
         piece counts: the step's gradient is the mean over all its positions, however they are
         cut."""
@@ -262,7 +248,7 @@ class Trainer:
         pieces = [
             batch.rows(first, first + config.micro) for first in range(0, len(batch), config.micro)
         ]
-        counts = torch.stack([piece.mask[:, 1:].sum() for piece in pieces]).float()
+        counts = torch.stack([piece.learned for piece in pieces]).float()
         shares = counts / processes.mean(counts.sum()).clamp_min(1.0)
         yield from zip(pieces, shares, strict=True)
 
