@@ -6,7 +6,6 @@ import json as jsonlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -81,7 +80,7 @@ def finish(
     """Write the folder, with `files` beside the model, and tell what was made; only the first
     process of a run does."""
     if trainer.processes.main:
-        summary = {
+        summary: dict[str, Any] = {
             **facts,
             "config": trainer.config.model_dump(),
             "parameters": sum(weight.numel() for weight in drafter.parameters()),
@@ -94,7 +93,7 @@ def finish(
             "held_out": trainer.latest,
         }
         with console.status("Writing the drafter ..."):
-            write_folder(drafter, tokenizer, run.out, summary, trainer.log, files or {})
+            summary = write_folder(drafter, tokenizer, run.out, summary, trainer.log, files or {})
         figures = ", ".join(_change(name, trainer) for name in trainer.latest)
         held = f"; held out: {figures}" if figures else ""
         console.print(
@@ -119,15 +118,8 @@ def write_folder(
     facts: dict[str, Any],
     log: list[Any],
     files: Mapping[str, bytes],
-) -> None:
-    """A Hugging Face folder with the log of its training, made beside and then moved."""
-    with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as made:
-        drafter.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        text = jsonlib.dumps({**facts, "curve": log}, indent=1) + "\n"
-        (Path(made) / "training_log.json").write_text(text, "utf-8")
-        for name, content in files.items():
-            (Path(made) / name).write_bytes(content)
-        for path in Path(made).iterdir():
-            path.chmod(0o644)  # safetensors makes its file private
-            path.replace(out / path.name)
+) -> dict[str, Any]:
+    """See `foretoken.learn.recipes.export.export`."""
+    from foretoken.learn.recipes.export import export
+
+    return export(drafter, tokenizer, out, facts, log, files)
