@@ -21,6 +21,28 @@ def words(model, *more):
             "--repeats", "1", "--no-cut-loops", *more]  # fmt: skip
 
 
+def test_figures_go_into_the_cards_of_drafters_that_have_one(cli, model, prompts, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    from foretoken.learn.recipes.export import export
+    from foretoken.prompt.tokens import load_tokenizer
+
+    made, bare = tmp_path / "made", tmp_path / "bare"
+    shutil.copytree(model, bare)
+    drafter = AutoModelForCausalLM.from_pretrained(model)
+    export(drafter, load_tokenizer(model), made, {"recipe": "align", "target": "model"})
+    before = (made / "README.md").read_text()
+    ran = cli(*words(model, "--prompts", prompts, "--drafter", made, "--drafter", bare,
+                     "--depth", "2", "--card"))  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert "## Measured" not in before
+    text = (made / "README.md").read_text()
+    assert "| lm | 2 | 1.000 | 1.000 |" in text
+    assert text.count("| lm |") == 1  # its own figures only
+    assert str(tmp_path) not in text
+    assert not (bare / "simulation.json").exists()
+
+
 def test_several_drafters_methods_and_depths_in_one_run(cli, model, prompts, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(model, other)

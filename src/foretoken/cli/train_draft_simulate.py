@@ -99,6 +99,9 @@ def simulate(
     save: Annotated[
         Path | None, typer.Option("--save", help="Write the JSON document here.")
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card", help="Put the figures into the drafters' README.md.")
+    ] = False,
 ) -> None:
     """Real drafts, really judged, on texts that training never saw."""
     chosen, sampling = _chosen(draft, text), text.sampling()
@@ -124,6 +127,8 @@ def simulate(
     document = made.model_dump_json()
     if save is not None:
         save_text(save, document + "\n")
+    if card and not made.report.failed:
+        _cards(draft.drafter or [], made)
     if json:
         typer.echo(jsonlib.dumps(jsonlib.loads(document)))
     if made.report.failed:
@@ -170,6 +175,21 @@ def _prompts(held: HeldOptions, engine: Engine) -> list[Prompt]:
     return own_prompts(
         held.prompts or [], held.raw or [], engine.tokenizer, held.prompt_tokens, held.limit
     )
+
+
+def _cards(drafters: list[str], made: Simulation) -> None:
+    """The figures of each folder that has a card, beside it and in it."""
+    from foretoken.bench.saving import save_text
+    from foretoken.learn.recipes.card import LOG, SIMULATION, write_card
+    from foretoken.learn.recipes.simulate import names_of
+
+    for drafter, name in zip(drafters, names_of(drafters), strict=True):
+        folder = Path(drafter)
+        if (folder / LOG).is_file():
+            own = [figures for figures in made.figures if figures.drafter == name]
+            part = made.model_copy(update={"figures": own})
+            save_text(folder / SIMULATION, part.model_dump_json() + "\n")
+            write_card(folder)
 
 
 def _show(console: Console, made: Simulation) -> None:
