@@ -69,6 +69,7 @@ class LmDrafter(Drafter):
             description="folder, hub name or model of the target's vocabulary; None: the folder "
             "'drafter' beside the target's weights",
         )
+        domain: str = Field("", description="whose tables a sketched folder is loaded with")
         depth: int = Field(6, ge=1, le=64, description="levels at most: forwards per step")
         temperature: float | None = Field(
             None,
@@ -87,7 +88,7 @@ class LmDrafter(Drafter):
         """The model that drafts; a form may make something of its own of it."""
         from foretoken.draft.lm_model import small_model
 
-        return small_model(self.options.model, context, self.name)
+        return small_model(self.options.model, context, self.name, domain=self.options.domain)
 
     def provide(self, needs: frozenset[str]) -> None:
         """See the base class."""

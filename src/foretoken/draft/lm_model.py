@@ -15,13 +15,14 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from foretoken.draft.base import Context
+from foretoken.draft.sketched import load_small
 from foretoken.draft.trim import Trim, read_trim
 from foretoken.draft.trimmed import trimmed
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 from foretoken.target.hf import HFTarget
 from foretoken.target.linear import can_pack, pack_linears
-from foretoken.target.load import choose_device, choose_dtype, load_model
+from foretoken.target.load import choose_device, choose_dtype
 
 BESIDE = "drafter"  # where a target's folder may hold its drafter
 ACCEPTED = "a folder or hub name of a small model with the target's vocabulary"
@@ -54,14 +55,16 @@ _guard = Lock()
 _shared: WeakValueDictionary[object, SmallModel] = WeakValueDictionary()
 
 
-def small_model(model: Any, context: Context, owner: str, whole: bool = False) -> SmallModel:
+def small_model(
+    model: Any, context: Context, owner: str, whole: bool = False, domain: str = ""
+) -> SmallModel:
     """The model for the drafter `owner` of a target.
 
     model: a folder, a hub name, a transformers model, an HFTarget, or None for the folder "drafter"
     beside the target's weights. Where the folder holds a `vocab_trim.json` the output layer is that
-    part of it, unless `whole` is set. Raises ConfigError for what is missing or has another
-    vocabulary or tokenizer, ArtifactError for a trim that is another model's, CapabilityError for
-    a family that cannot be rolled back.
+    part of it, unless `whole` is set. domain: whose tables a sketched folder is loaded with.
+    Raises ConfigError for what is missing or has another vocabulary or tokenizer, ArtifactError for
+    a side file that is another model's, CapabilityError for a family that cannot be rolled back.
     """
     field_name = f"{owner}.model"
     if model is None:
@@ -71,22 +74,24 @@ def small_model(model: Any, context: Context, owner: str, whole: bool = False) -
             raise ConfigError(field_name, None, accepted)
         model = beside
     try:
-        found = _find(model, whole)
+        found = _find(model, whole, domain)
     except ConfigError as error:
         raise ConfigError(f"{owner}.{error.field}", error.value, error.accepted) from None
     _check(found, context, field_name)
     return found
 
 
-def _find(model: Any, whole: bool) -> SmallModel:
+def _find(model: Any, whole: bool, domain: str) -> SmallModel:
     with _guard:
         if isinstance(model, str | Path):
             name = str(model)
             here = Path(name).is_dir()
             trim = read_trim(Path(name)) if here and not whole else None
             place = str(Path(name).resolve()) if here else name
-            key: object = place if trim is None else (place, trim.key)
-            found = _shared.get(key) or SmallModel(_load(name, trim), name, trim=trim)
+            key: object = (place, trim and trim.key, domain)
+            found = _shared.get(key) or SmallModel(_load(name, trim, domain), name, trim=trim)
+        elif domain:
+            raise ConfigError("domain", domain, "none for a model that is given as an object")
         elif isinstance(model, HFTarget) or hasattr(model, "generation_config"):
             key = id(model)  # the entry holds the object, so its id is its own while the entry is
             found = _shared.get(key) or SmallModel(
@@ -99,11 +104,11 @@ def _find(model: Any, whole: bool) -> SmallModel:
         return found
 
 
-def _load(name: str, trim: Trim | None) -> HFTarget:
+def _load(name: str, trim: Trim | None, domain: str) -> HFTarget:
     """As `foretoken.target.load.load`, but a drafter needs no tokenizer."""
     device = choose_device()
     dtype = choose_dtype("auto", device)
-    model = load_model(name, dtype, device, "default")
+    model = load_small(name, dtype, device, domain)
     if trim is not None:
         trim.check(name, vocab=int(model.config.get_text_config().vocab_size))
         model = trimmed(model, trim.keep)  # before packing: the kept rows alone are packed

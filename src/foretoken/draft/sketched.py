@@ -33,7 +33,6 @@ from foretoken.target.narrow import unpadded
 
 FILE = "sketch.safetensors"
 FORMAT = "foretoken-sketch-1"
-BITS = (2, 3, 4)
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 

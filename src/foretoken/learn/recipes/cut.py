@@ -121,8 +121,9 @@ class CutRun:
 
     @property
     def latest(self) -> dict[str, float]:
-        """Figures of the last finished stage."""
-        return dict(self.stages[-1]["worth"]) if self.stages else {}
+        """Figures of the last finished stage, for a line of progress."""
+        worth = self.stages[-1]["worth"] if self.stages else {}
+        return {name: worth[name] for name in ("alpha", "tau") if name in worth}
 
     @property
     def best(self) -> int:

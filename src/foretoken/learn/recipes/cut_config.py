@@ -7,8 +7,11 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from foretoken.learn.recipes.config import TrainConfig
-from foretoken.learn.recipes.cut_steps import DELTA, STRENGTH, Depth
 from foretoken.learn.recipes.losses import LOSSES
+
+DELTA = 0.02  # mean rise of S per step
+STRENGTH = 0.02  # A: how much a layer's importance moves its share; 0: all layers alike
+Depth = Literal["importance", "spaced"]
 
 
 class CutConfig(TrainConfig):

@@ -15,13 +15,14 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from foretoken.errors import ConfigError
+from foretoken.learn.recipes.cut_config import DELTA, STRENGTH, Depth
 from foretoken.learn.recipes.cut_scores import Loss, scored, unit_scores
 from foretoken.learn.recipes.losses import forward_kl, log_probs
 from foretoken.learn.recipes.reading import weights_read
@@ -33,10 +34,7 @@ from foretoken.target.narrow import (
     widths_of,
 )
 
-DELTA = 0.02  # mean rise of S per step
-STRENGTH = 0.02  # A: how much a layer's importance moves its share; 0: all layers alike
 MOST = 0.99  # of a layer may go
-Depth = Literal["importance", "spaced"]
 
 
 @dataclass

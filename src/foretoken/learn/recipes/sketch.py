@@ -14,22 +14,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from foretoken.draft.sketched import BITS, Sketch, put
+from foretoken.draft.sketched import Sketch, put
 from foretoken.errors import ConfigError
 from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
-from foretoken.learn.recipes.config import TrainConfig
 from foretoken.learn.recipes.forward import learned, logits_of, mean
 from foretoken.learn.recipes.losses import LOSSES, acceptance, log_probs
 from foretoken.learn.recipes.processes import Processes
 from foretoken.learn.recipes.reading import weights_read
 from foretoken.learn.recipes.rows import Batch, Rows
-from foretoken.learn.recipes.sketch_codes import EXPONENT
+from foretoken.learn.recipes.sketch_config import SketchConfig
 from foretoken.learn.recipes.sketch_layers import sketch_layers
 from foretoken.learn.recipes.sketch_linear import tables_of, to_tables
 from foretoken.learn.recipes.trainer import Progress, Trainer
@@ -37,44 +35,6 @@ from foretoken.learn.recipes.worth import worth
 
 CODES = "codes.pt"
 HELD_ROWS = 64  # rows that figures are taken on, at most
-
-
-class SketchConfig(TrainConfig):
-    """How fine the sketch is, and how its tables are trained."""
-
-    free: ClassVar[frozenset[str]] = frozenset({"eval_every", "checkpoint_every", "compile"})
-
-    bits: int = Field(4, description=f"per weight: {', '.join(map(str, BITS))}")
-    groups: int = Field(4, ge=1, description="tables per row; more are finer, and larger")
-    exponent: float = Field(
-        EXPONENT, ge=0, description="how much centres follow what shows in the output"
-    )
-    calibration: int = Field(128, ge=1, description="rows of text that codes are found with")
-    loss: str = Field("forward-kl", description="what training makes small, see `align`")
-    temperature: float = Field(1.0, gt=0, description="at which the drafter will serve")
-    length: int = Field(4, ge=1, description="tokens per draft, for the figures")
-    held_out: float = Field(0.05, ge=0, lt=1, description="share of prompts never trained on")
-
-    steps: int = Field(500, ge=1, description="optimiser steps")
-    warmup: int = Field(100, ge=0, description="steps of rising learning rate, a tenth at most")
-    decay: float = Field(1.0, gt=0, le=1, description="fraction of steps of falling rate")
-    lr: float = Field(1e-4, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled decay of the tables")
-    optimiser: Literal["muon", "adamw"] = Field("adamw", description="adamw")
-
-    def rules(self) -> list[tuple[str, bool, str]]:
-        """See the base class."""
-        return [
-            *super().rules(),
-            ("bits", self.bits in BITS, f"one of {', '.join(map(str, BITS))}"),
-            ("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
-            ("optimiser", self.optimiser == "adamw", "adamw: tables are no matrices"),
-        ]
-
-    def training(self) -> TrainConfig:
-        """What the loop needs."""
-        shared = {name: getattr(self, name) for name in TrainConfig.model_fields}
-        return TrainConfig(**{**shared, "warmup": min(self.warmup, self.steps // 10)})
 
 
 def find_codes(
@@ -134,8 +94,9 @@ class SketchRun:
         work: Path | None = None,
         resume: bool = True,
     ) -> None:
-        self.teacher, self.config, self.held = teacher, config, rows.held_out(HELD_ROWS)
-        self._codes, self._cost = sketch, weights_read(drafter) / weights_read(teacher)
+        self.teacher, self.drafter, self.config = teacher, drafter, config
+        self.held = rows.held_out(HELD_ROWS)
+        self.first, self._cost = sketch, weights_read(drafter) / weights_read(teacher)
         put(drafter, sketch)
         skipped = {f"{name}.weight" for name in sketch.codes}
         if drafter.config.tie_word_embeddings:
@@ -170,8 +131,8 @@ class SketchRun:
     def sketch(self) -> Sketch:
         """Codes and the tables as they are now, rounded as files keep them."""
         tables = {name: table.half().float().cpu() for name, table in tables_of(self.model).items()}
-        codes = {name: codes.cpu() for name, codes in self._codes.codes.items()}
-        return Sketch(self._codes.bits, codes, tables)
+        codes = {name: codes.cpu() for name, codes in self.first.codes.items()}
+        return Sketch(self.first.bits, codes, tables)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         weight, t = learned(batch), self.config.temperature

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foretoken.learn.recipes.sketch_config import EXPONENT
+
 DAMP = 0.01  # of the mean diagonal of H
-EXPONENT = 2.0
 BLOCK = 128  # columns coded before the rest of the matrix is corrected
 ITERATIONS = 100
 TOLERANCE = 1e-6

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from foretoken.draft.sketched import Sketch
 from foretoken.learn.recipes.rows import Batch
-from foretoken.learn.recipes.sketch_codes import EXPONENT, Inputs, coded
+from foretoken.learn.recipes.sketch_codes import Inputs, coded
+from foretoken.learn.recipes.sketch_config import EXPONENT
 from foretoken.target.narrow import check_family, layers_of
 
 PARTS = (

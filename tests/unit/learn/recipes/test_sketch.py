@@ -11,7 +11,8 @@ from tests import tiny
 from foretoken.draft.sketched import FILE, encoded, gathered, load_sketched
 from foretoken.errors import CapabilityError, ConfigError
 from foretoken.learn.recipes.rows import Batch, Rows
-from foretoken.learn.recipes.sketch import SketchConfig, SketchRun, find_codes
+from foretoken.learn.recipes.sketch import SketchRun, find_codes
+from foretoken.learn.recipes.sketch_config import SketchConfig
 from foretoken.learn.recipes.sketch_layers import fitting, sketch_layers
 from foretoken.learn.recipes.sketch_linear import SketchedLinear, tables_of
 from foretoken.learn.recipes.trainer import StoppedError
