@@ -32,7 +32,7 @@ EVALUATION_ROWS = 4  # rows per forward pass when no gradient is needed
 
 @dataclass(frozen=True)
 class Span:
-    """Inputs and targets of rows, which are counted as rows of `seq` tokens however long they are."""
+    """Inputs and targets of rows, counted as rows of `seq` tokens however long they are."""
 
     inputs: Tensor  # [B, L] int64
     targets: Tensor  # [B, L] int64: the token that follows each input
