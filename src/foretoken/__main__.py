@@ -1,4 +1,4 @@
-"""`python -m foretoken` is `foretoken`."""
+"""`python -m foretoken`: the command line."""
 
 import sys
 
