@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +71,35 @@ def mamba(tmp_path_factory: pytest.TempPathFactory, model: str) -> str:
     MambaForCausalLM(config).save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def answers(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `train draft data` made of 12 prompts, sampled at temperature 1."""
+    from foretoken.cli.main import main
+
+    folder = tmp_path_factory.mktemp("data")
+    prompts = folder / "prompts.jsonl"
+    rows = [{"question": f"What is {n} + {n}?"} for n in range(12)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["train", "draft", "data", "--model", model, "--prompts", str(prompts), "-t", "1",
+             "--out", str(folder / "answers"), "-n", "16", "--dtype", "float32", "--loops", "keep"]  # fmt: skip
+    assert main(words) == 0
+    return folder / "answers"
+
+
+@pytest.fixture
+def drafter(model: str, tmp_path: Path) -> Path:
+    """Folder of a smaller random model in the tokens of `model`, of which it knows nothing."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    shutil.copytree(model, tmp_path / "drafter")
+    torch.manual_seed(8)
+    config = AutoConfig.from_pretrained(model)
+    config.num_hidden_layers = 1
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "drafter")
+    return tmp_path / "drafter"
 
 
 @pytest.fixture

@@ -13,34 +13,6 @@ from foretoken.draft.trim import read_trim
 from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 
 
-@pytest.fixture(scope="module")
-def answers(model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from foretoken.cli.main import main
-
-    folder = tmp_path_factory.mktemp("data")
-    prompts = folder / "prompts.jsonl"
-    rows = [{"question": f"What is {n} + {n}?"} for n in range(12)]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ["train", "draft", "data", "--model", model, "--prompts", str(prompts), "-t", "1",
-             "--out", str(folder / "answers"), "-n", "16", "--dtype", "float32", "--loops", "keep"]  # fmt: skip
-    assert main(words) == 0
-    return folder / "answers"
-
-
-@pytest.fixture
-def drafter(model: str, tmp_path: Path) -> Path:
-    """A model that knows nothing of the target, in its tokens."""
-    import torch
-    from transformers import AutoConfig, LlamaForCausalLM
-
-    shutil.copytree(model, tmp_path / "drafter")
-    torch.manual_seed(8)
-    config = AutoConfig.from_pretrained(model)
-    config.num_hidden_layers = 1
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "drafter")
-    return tmp_path / "drafter"
-
-
 def words(model: str, drafter: Path, answers: Path, *more: Any) -> list[Any]:
     return ["train", "draft", "vocab-trim", "--model", model, "--drafter", drafter, "--data",
             answers, "--dtype", "float32", "--held-out", "0.4", *more]  # fmt: skip

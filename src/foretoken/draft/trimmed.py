@@ -30,6 +30,7 @@ class Slice(nn.Module):
     def __init__(self, keep: Tensor, rows: Rows) -> None:
         super().__init__()
         weight, bias = rows
+        self.in_features = int(weight.shape[1])
         layer = nn.Linear(
             weight.shape[1], len(weight), bias is not None, device="meta", dtype=weight.dtype
         )
@@ -62,7 +63,7 @@ class TrimmedHead(nn.Module):
     @property
     def in_features(self) -> int:
         """H."""
-        return int(self.slice.layer.in_features)
+        return self.slice.in_features
 
     def cut(self, keep: Sequence[int]) -> Slice:
         """Another slice of the whole layer. keep: distinct ids, rising."""
@@ -105,7 +106,7 @@ def trimmed(model: Any, keep: Sequence[int]) -> Any:
     if cap:
         text.final_logit_softcapping = None
     made = TrimmedHead(int(text.vocab_size), keep, _rows_of(model, head), cap)
-    twin = _with(model, head, made)
+    twin = with_head(model, made)
     twin.config = config
     _check(twin, made, len(keep))
     return twin
@@ -140,6 +141,11 @@ def _rows_of(model: Any, head: Any) -> Callable[[Tensor], Rows]:
         return weight[here], None if bias is None else bias.detach()[here]
 
     return rows
+
+
+def with_head(model: Any, new: nn.Module) -> Any:
+    """A twin of a model with another output layer; it shares all other weights."""
+    return _with(model, model.get_output_embeddings(), new)
 
 
 def _with(module: Any, old: nn.Module, new: nn.Module) -> Any:
