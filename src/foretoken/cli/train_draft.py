@@ -12,7 +12,6 @@ from foretoken.cli.train_draft_s2d import s2d
 from foretoken.cli.train_draft_simulate import simulate
 from foretoken.cli.train_draft_sketch import sketch
 from foretoken.cli.train_draft_specdec import specdec_head
-from foretoken.cli.train_draft_specdec import specdec_head
 from foretoken.cli.train_draft_vocab_trim import vocab_trim
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -22,7 +21,6 @@ app.command("align")(align)
 app.command("s2d")(s2d)
 app.command("simulate")(simulate)
 app.command("vocab-trim")(vocab_trim)
-app.command("specdec-head")(specdec_head)
 app.command("specdec-head")(specdec_head)
 app.command("cut")(cut)
 app.command("sketch")(sketch)
