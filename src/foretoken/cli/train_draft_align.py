@@ -112,6 +112,7 @@ def align(
         "begun_with": None if who.drafter is None else shown(who.drafter),
         "shape": None if who.drafter is not None else drafter_shape.model_dump(),
         "data": manifest_of(who.data),
+        "corpus": rows.corpus,
         "command": command(who, drafter_shape, config, run.out),
     }
     finish(run, console, drafter, tokenizer, trainer, summary)
@@ -156,12 +157,13 @@ def rows_of(
     corpus = build_corpus(who.text or [], 0.0, use_stdlib=who.stdlib)
     text = text_rows(corpus, tokenizer, config.seq, config.seed)
     shares = {"answers": 1 - config.text_share, "text": config.text_share}
-    return mixed({"answers": answers, "text": text}, shares)
+    rows = mixed({"answers": answers, "text": text}, shares)
+    rows.corpus = {"text": corpus.manifest()}
+    return rows
 
 
 def manifest_of(data: Path) -> dict[str, Any]:
     """What the answers are, for the model card."""
-
     from foretoken.learn.recipes.manifest import read_manifest
 
     found = read_manifest(data)

@@ -9,7 +9,9 @@ from pydantic import Field
 from foretoken.learn.recipes.config import TrainConfig
 
 # `losses.LOSSES`, without importing torch for them
-LOSSES = ("forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "ce")
+LOSSES = (
+    "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "tvd++-each", "lk", "lk-hybrid", "ce",
+)  # fmt: skip
 TEXT = "ce-text"  # needs no target: what it wrote is enough
 AMFT = "amft"
 LENGTH = "length"

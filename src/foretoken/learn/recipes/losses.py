@@ -83,17 +83,21 @@ def hard_ce(log_p: Tensor, log_q: Tensor, _: Tensor | None = None) -> Tensor:
     return -log_q.gather(-1, log_p.argmax(dim=-1, keepdim=True)).squeeze(-1)
 
 
-def advantages(log_p: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Tensor:
+def advantages(
+    log_p: Tensor, log_q: Tensor, weight: Tensor | None = None, *, by_position: bool = False
+) -> Tensor:
     """A [N, V] = (r - mu) / sigma of the rewards r = [p > q], a constant.
 
     mu and sigma are of r over all positions (by `weight`) and tokens (by q). The paper does not
     say over which set they are taken; this one makes TVD++ the gradient of TV times one number.
+    by_position: over the tokens of each position alone.
     """
     with torch.no_grad():
         reward = (log_p > log_q).float()
-        share = torch.ones_like(log_p[:, 0]) if weight is None else weight.float()
-        share = share / share.sum().clamp_min(1e-30)
-        mu = ((log_q.exp() * reward).sum(dim=-1) * share).sum()
+        mu = (log_q.exp() * reward).sum(dim=-1, keepdim=True)
+        if not by_position:
+            share = torch.ones_like(mu[:, 0]) if weight is None else weight.float()
+            mu = (mu[:, 0] * share).sum() / share.sum().clamp_min(1e-30)
         sigma = (mu - mu * mu).clamp_min(0).sqrt()  # of a reward that is 0 or 1
         scale = torch.where(sigma < SMALLEST_SIGMA, 0.0, 1 / sigma.clamp_min(SMALLEST_SIGMA))
         return (reward - mu) * scale
@@ -102,6 +106,12 @@ def advantages(log_p: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Te
 def tvd_plus_plus(log_p: Tensor, log_q: Tensor, weight: Tensor | None = None) -> Tensor:
     """-sum_x A q [N]: its gradient is that of TV / sigma, its value is no distance."""
     return -(advantages(log_p, log_q, weight) * log_q.exp()).sum(dim=-1)
+
+
+def tvd_plus_plus_each(log_p: Tensor, log_q: Tensor, _: Tensor | None = None) -> Tensor:
+    """TVD++ with a sigma of each position [N]: another objective, which looks most at positions
+    where the drafter is surely wrong."""
+    return -(advantages(log_p, log_q, by_position=True) * log_q.exp()).sum(dim=-1)
 
 
 def expected_length(alphas: Sequence[Tensor] | Tensor) -> Tensor:
@@ -137,6 +147,7 @@ LOSSES: dict[str, Loss] = {
     "jsd": jsd,
     "tv": tv,
     "tvd++": tvd_plus_plus,
+    "tvd++-each": tvd_plus_plus_each,
     "lk": lk,
     "lk-hybrid": lk_hybrid,
     "ce": hard_ce,

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,7 @@ class Rows:
         self.tokens_per_epoch = tokens  # those that are learned
         self.sha256 = sha256  # of the training data, for checkpoints
         self.examples: Sequence[Example] = ()  # trained on, cut to a row; () for plain text
+        self.corpus: dict[str, Any] = {}  # manifests of plain text by name, for model cards
 
     @classmethod
     def of(

@@ -1,5 +1,6 @@
 """Two processes started by `accelerate launch` train what one process trains."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from tests.unit.learn.recipes.test_trainer import trainer
+from transformers import LlamaConfig
 
+from foretoken.learn.bpe import save_tokenizer, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint
 from foretoken.learn.recipes.processes import Processes
 
@@ -37,6 +40,13 @@ seen = []
 run.train(seen.append)
 assert bool(seen) == (rank == 0)
 torch.save(weights(run), work / f"rank{rank}.pt")
+
+from foretoken.cli.main import main
+
+words = ["train", "draft", "pretrain", "--model", str(work / "target"), "--no-stdlib", "--json"]
+words += ["--text", str(work / "text.txt"), "--out", str(work / "made"), "--steps", "2"]
+words += ["--batch", "2", "--micro", "1", "--seq", "16", "--layers", "1", "--hidden", "16"]
+assert main(words) == 0
 """
 
 
@@ -45,6 +55,10 @@ def launched(tmp_path_factory):
     work = tmp_path_factory.mktemp("two")
     script = work / "script.py"
     script.write_text(SCRIPT)
+    text = "To be, or not to be, that is the question. " * 30
+    (work / "text.txt").write_text(text)
+    save_tokenizer(train_bpe([text], 300, 64), work / "target")
+    LlamaConfig(vocab_size=300, eos_token_id=0).save_pretrained(work / "target")
     # with --cpu the launcher would want MPI; what it calls --multi_gpu is torchrun, on any device
     own = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     environment = {**os.environ, **own, "CUDA_VISIBLE_DEVICES": ""}
@@ -56,6 +70,7 @@ def launched(tmp_path_factory):
         env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    (work / "out.txt").write_text(done.stdout)
     return work
 
 
@@ -75,6 +90,13 @@ def test_they_log_what_one_logs(launched):
     assert [entry["step"] for entry in log] == [entry["step"] for entry in alone.log]
     for got, want in zip(log, alone.log, strict=True):
         assert got["loss"] == pytest.approx(want["loss"], abs=2e-5)
+
+
+def test_a_command_of_two_processes_writes_one_folder_and_tells_once(launched):
+    lines = [line for line in (launched / "out.txt").read_text().splitlines() if line[:1] == "{"]
+    assert [json.loads(line)["processes"] for line in lines] == [2]
+    assert (launched / "made" / "model.safetensors").exists()
+    assert not list(launched.glob(".made*"))
 
 
 def test_one_process_needs_no_messages():
