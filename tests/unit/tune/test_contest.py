@@ -17,7 +17,15 @@ from foretoken.tune.contest import Contest
 from foretoken.tune.hindsight import offer, plain, seconds
 from foretoken.tune.report import EXP3, OPTIMUM, PLAIN, UCB
 from foretoken.tune.runs import Cast, Stream, spans, stretched
-from foretoken.tune.stage import Price, Shadow, candidates, check_method, make
+from foretoken.tune.stage import (
+    Price,
+    Shadow,
+    candidates,
+    check_method,
+    check_policy,
+    make,
+    policies,
+)
 
 VOCAB, REQUESTS, LENGTH = 30, 4, 40
 CURVE = CostCurve(rows=(1, 9), contexts=(64,), seconds=((1.0, 1.4),))
@@ -153,6 +161,16 @@ def test_candidates_draft_fixed_nodes_without_a_model() -> None:
         with pytest.raises(ConfigError):
             check_method(name)
     assert make("aded", CONTEXT).name == "aded"
+
+
+def test_policies_ask_for_nothing_that_a_recorded_text_does_not_give() -> None:
+    names = policies()
+    assert {"fixed", "confidence", registry.DEFAULT_POLICY} <= set(names)
+    assert not {"svip", "adaedl"} & set(names)
+    check_policy("confidence")
+    for name in ("svip", "no-such"):
+        with pytest.raises(ConfigError, match=r"'(svip|no-such)' is not accepted.*confidence"):
+            check_policy(name)
 
 
 def test_two_runs_give_the_same_figures() -> None:
