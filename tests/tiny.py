@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import count, islice, product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -162,25 +162,25 @@ def nested_model(vocab: int = VOCAB) -> HFTarget:
 
 @cache
 def tokenizer(vocab: int) -> Any:
-    """A target's, for drafters that read text: five letters, then words of two, of three ..."""
-    words = ("".join(w) for n in count(1) for w in product("abcde", repeat=n))
-    names = list(islice(words, vocab))
-    return characters("".join(names[:5]), [(w[:-1], w[-1]) for w in names[5:]], eos=False)
+    """A target's, for drafters that read text: letters, then words of two letters."""
+    letters = "abcdefghijkl"[: next(n for n in count(1) if n + n * n >= vocab)]
+    pairs = list(product(letters, repeat=2))[: vocab - len(letters)]
+    return characters(letters, pairs, eos=False)
 
 
 @cache
 def foreign_model() -> HFTarget:
     """The model of drafters with another vocabulary: `foreign_tokenizer`'s tokens and two rows of
     padding."""
-    made = make(tf.LlamaConfig(**{**ONE_LAYER, "vocab_size": 10}), seed=3, std=0.25)
+    made = make(tf.LlamaConfig(**{**ONE_LAYER, "vocab_size": 11}), seed=3, std=0.25)
     set_attention(made)
     return HFTarget(made, name="small model of another vocabulary")
 
 
 @cache
 def foreign_tokenizer() -> Any:
-    """Six letters and two words, some of which the target's tokenizer has not."""
-    return characters("abcdef", [("b", "a"), ("c", "c")], eos=False)
+    """Letters and two words, some of which a target's tokenizer has not."""
+    return characters("abcdefz", [("b", "a"), ("c", "c")], eos=False)
 
 
 class AnyWidth(SpecdecHead):

@@ -79,7 +79,12 @@ def fallback() -> Any:
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     )
     inner.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1)]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1),
+        ]
     )
     inner.add_special_tokens(["<unk>", "<s>", "</s>"])
     from tokenizers.processors import TemplateProcessing

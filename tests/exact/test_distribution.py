@@ -19,6 +19,7 @@ from scipy.stats import power_divergence
 from torch import Tensor
 
 from foretoken import registry
+from foretoken.draft.foreign import Foreign
 from foretoken.draft.lm import LmDrafter
 from foretoken.draft.lm_model import SmallModel
 from foretoken.engine.build import Method, build
@@ -77,6 +78,8 @@ def sample(
     if tables and isinstance(method.drafter, LmDrafter):
         if method.drafter.model.target is tiny.small_model(V):  # and not one made of it
             method.drafter.model = SmallModel(table_of(tiny.small_model(V)))
+    elif tables and isinstance(method.drafter, Foreign):
+        method.drafter.model = SmallModel(table_of(tiny.foreign_model()))
     engine = Engine(table_of(target) if tables else target, method="plain", max_sessions=100)
     done = engine.run(
         (tiny.request(PROMPT, LENGTH, Sampling(**sampling, seed=seed)) for seed in range(samples)),

@@ -105,6 +105,8 @@ def guarantee(role: str, cls: Any) -> str:
         if name != cls.verifier and getattr(rules[name], "max_vocab", None) is None
     ]  # fmt: skip
     also = f"; or {_some(others)}" if others else ""
+    if cls.lossy_with:
+        rest.append(f"lossy with {cls.lossy_with}")
     return "; ".join([f"{own} ({cls.verifier}{also})", *rest])
 
 

@@ -37,11 +37,15 @@ class Drafter(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]  # one line for `foretoken methods`
     source: ClassVar[str]  # paper, section
-    # the next four are the class's, or an instance's where its options decide them
+    # the next six are the class's, or an instance's where its options decide them
     needs: frozenset[str] = frozenset({"tokens"})  # tokens logits hidden:* prediction
     emits: Kind = "point"
     settles: bool = True  # whether a node's children are counted before the first of them is drawn
     verifier: str = "walk"  # the rule when the user names none; must accept `emits`
+    # why drawn text has another law than the target's under a rule that is exact for honest drafts:
+    # its q is not quite what it drew from. "": it is
+    lossy: str = ""
+    lossy_with: ClassVar[str] = ""  # options that make it so, for `foretoken methods`
     nodes: int = 16  # budget when the user gives none
     runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Lock, RLock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from foretoken.draft.base import Context
@@ -24,8 +24,12 @@ from foretoken.target.hf import HFTarget
 from foretoken.target.linear import can_pack, pack_linears
 from foretoken.target.load import choose_device, choose_dtype
 
+if TYPE_CHECKING:
+    from foretoken.target.nested import NestedTarget
+
 BESIDE = "drafter"  # where a target's folder may hold its drafter
 ACCEPTED = "a folder or hub name of a small model with the target's vocabulary"
+OTHERS = "lm-tli, lm-slem and omnidraft take any"  # for whoever has a model of other tokens
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 
 
@@ -33,22 +37,27 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenize
 class SmallModel:
     """A model that drafts; whoever scores with it or moves its cache rows holds `lock`."""
 
-    target: HFTarget
+    target: HFTarget | NestedTarget
     name: str = ""  # folder or hub name; "" for a model given as an object
     lock: Any = field(default_factory=RLock)
     trim: Trim | None = None  # of its vocabulary, as the file in its folder says
 
     @cached_property
-    def tokenizer_hash(self) -> str:
-        """Identity of the tokenizer that lies with the model, "" if there is none."""
+    def tokenizer(self) -> Any:
+        """The tokenizer that lies with the model, None if there is none."""
         folder = Path(self.name)
         known = any((folder / file).exists() for file in _TOKENIZER_FILES)
         if not self.name or (folder.is_dir() and not known):
-            return ""
+            return None
         try:
-            return tokenizer_hash(load_tokenizer(self.name))
+            return load_tokenizer(self.name)
         except ConfigError:
-            return ""
+            return None
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Its identity, "" if there is none."""
+        return tokenizer_hash(self.tokenizer) if self.tokenizer is not None else ""
 
 
 _guard = Lock()
@@ -56,15 +65,21 @@ _shared: WeakValueDictionary[object, SmallModel] = WeakValueDictionary()
 
 
 def small_model(
-    model: Any, context: Context, owner: str, whole: bool = False, domain: str = ""
+    model: Any,
+    context: Context,
+    owner: str,
+    whole: bool = False,
+    foreign: bool = False,
+    domain: str = "",
 ) -> SmallModel:
     """The model for the drafter `owner` of a target.
 
     model: a folder, a hub name, a transformers model, an HFTarget, or None for the folder "drafter"
     beside the target's weights. Where the folder holds a `vocab_trim.json` the output layer is that
-    part of it, unless `whole` is set. domain: whose tables a sketched folder is loaded with.
-    Raises ConfigError for what is missing or has another vocabulary or tokenizer, ArtifactError for
-    a side file that is another model's, CapabilityError for a family that cannot be rolled back.
+    part of it, unless `whole` is set. foreign: any vocabulary will do. domain: whose tables a
+    sketched folder is loaded with. Raises ConfigError for what is missing or has another
+    vocabulary or tokenizer, ArtifactError for a side file that is another model's,
+    CapabilityError for a family that cannot be rolled back.
     """
     field_name = f"{owner}.model"
     if model is None:
@@ -77,7 +92,8 @@ def small_model(
         found = _find(model, whole, domain)
     except ConfigError as error:
         raise ConfigError(f"{owner}.{error.field}", error.value, error.accepted) from None
-    _check(found, context, field_name)
+    if not foreign:
+        _check(found, context, field_name)
     return found
 
 
@@ -120,11 +136,11 @@ def _load(name: str, trim: Trim | None, domain: str) -> HFTarget:
 def _check(found: SmallModel, context: Context, field_name: str) -> None:
     shown = found.name or found.target.name
     if found.target.vocab != context.vocab:
-        accepted = f"a model of the target's {context.vocab} tokens; this one has"
+        accepted = f"a model of the target's {context.vocab} tokens ({OTHERS}); this one has"
         raise ConfigError(field_name, shown, f"{accepted} {found.target.vocab}")
     if found.trim is not None:
         found.trim.check(found.name, context.tokenizer_hash)
     own = found.tokenizer_hash if context.tokenizer_hash else ""
     if own and own != context.tokenizer_hash:
-        accepted = "a model with the target's tokenizer; this one's gives its ids another meaning"
+        accepted = f"a model with the target's tokenizer ({OTHERS}); this one's is another"
         raise ConfigError(field_name, shown, accepted)

@@ -4,7 +4,7 @@ Two tokenizers can be compared by what their tokens write and by nothing else: "
 "Ġthe" of another, both write " the". Bytes and not characters, because a byte-level token may be a
 part of a character. What a token writes is read off the tokenizer's own decoder, behind another
 token (decoders treat the start of a text in their own way), so that only what round-trips counts.
-Text is encoded by a copy of the tokenizer that takes no text for a special token.
+Text is encoded by a copy of the tokenizer that does not look for special tokens in it.
 """
 
 from __future__ import annotations
@@ -98,6 +98,14 @@ class Spelling:
                 out += self._inner.encode(text, add_special_tokens=False).ids
             out += [self.by_bytes[bytes([byte])] for byte in stray]
         return out
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[list[int]]:
+        """`encode` of each."""
+        try:
+            words = [text.decode() for text in texts]
+        except UnicodeDecodeError:
+            return [self.encode(text) for text in texts]
+        return [one.ids for one in self._inner.encode_batch(words, add_special_tokens=False)]
 
     def written(self, ids: Sequence[int]) -> bytes | None:
         """What tokens write in the middle of a text; None if one of them is not certain."""

@@ -38,7 +38,9 @@ class Transcript:
     @property
     def broken(self) -> bool:
         """Whether the text ends inside a character that the small model cannot read so far."""
-        return not self.pair.same and not self.pair.drafter.knows_bytes(dangling(bytes(self.text[-4:])))
+        return not self.pair.same and not self.pair.drafter.knows_bytes(
+            dangling(bytes(self.text[-4:]))
+        )
 
     def follow(self, tokens: Sequence[int]) -> tuple[int, list[Pair]]:
         """Take up a text, of which the tokens seen so far are a prefix.
@@ -65,13 +67,12 @@ class Transcript:
         stayed = min(stayed, self._encode(known))
         return stayed, found + self._aligned()
 
-    def ahead(self, tokens: Sequence[int]) -> list[int]:
-        """What `ids` would be if `tokens`, which go on from the text, were taken up."""
+    def ahead(self, tokens: Sequence[int]) -> Transcript:
+        """The text that goes on with `tokens`; this one stays as it is."""
         other = Transcript(self.pair)
-        other.ids, other.text = list(self.ids), bytearray(self.text)
-        other._from = self._from
+        other.ids, other.text, other._from = list(self.ids), bytearray(self.text), self._from
         other.follow(tokens)
-        return other.ids
+        return other
 
     def _write(self, token: int) -> None:
         piece = self.pair.target.piece(token) or b""

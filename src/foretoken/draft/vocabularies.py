@@ -31,7 +31,8 @@ class Vocabularies:
     """A pair of tokenizers and of output sizes.
 
     target, drafter: what their tokens write. sizes: rows of the output of (target, drafter). eos:
-    ids that end a text, of the target and of the drafter. same: the tokenizers are one.
+    ids that end a text, of the target and of the drafter. hashes: of the tokenizers; equal ones are
+    one tokenizer (`same`).
     """
 
     def __init__(
@@ -40,9 +41,10 @@ class Vocabularies:
         drafter: Spelling,
         sizes: tuple[int, int],
         eos: tuple[Sequence[int], Sequence[int]],
-        same: bool,
+        hashes: tuple[str, str],
     ) -> None:
-        self.target, self.drafter, self.same = target, drafter, same
+        self.target, self.drafter, self.hashes = target, drafter, hashes
+        self.same = same = hashes[0] == hashes[1]
         self.n_target, self.n_drafter = sizes
         self.eos = tuple(eos[0])
         pairs = dict(zip(*[range(min(sizes))] * 2, strict=True)) if same else self._pairs(eos)
@@ -133,13 +135,12 @@ def vocabularies(
     with _guard:
         found = _known.get(key)
         if found is None:
-            same = hashes[0] == hashes[1]
             target = Spelling(context.tokenizer)
             found = _known[key] = Vocabularies(
                 target,
-                target if same else Spelling(tokenizer),
+                target if hashes[0] == hashes[1] else Spelling(tokenizer),
                 (context.vocab, rows),
                 (context.eos, eos),
-                same,
+                hashes,
             )
         return found

@@ -33,6 +33,8 @@ class Method:
     def guarantee(self) -> str:
         """One line: which outputs are the target's own."""
         exact = self.verifier.exact
+        if exact and self.drafter.lossy:
+            return f"exact for greedy only; otherwise lossy: {self.drafter.lossy}"
         if exact == {"greedy", "sampling"}:
             return "exact"
         if exact:
