@@ -4,7 +4,7 @@
 
 An arm is a command of `foretoken train draft`, made as a user would type it; arms that build on
 another one wait for it. What is there already is not made again. `DIR/study.json` gets every arm's
-command, minutes and held-out figures; `--simulate` adds real drafts on held-out texts. `--scale`
+command, minutes and figures: held-out ones of the training, and of real drafts. `--scale`
 shortens the training (a smoke of the whole study).
 """
 
@@ -16,11 +16,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+PARTS = 8  # processes that write answers
+LONG = 6000  # steps of the drafter that is shipped
 ROOT = Path(__file__).parents[1]
 TEXT = ["--text", "data/gsm8k_train.jsonl"]
 SIZES = {
@@ -44,25 +47,33 @@ class Arm:
     words: tuple[str, ...]
     after: tuple[str, ...] = ()  # arms whose folders it reads, written as {name} in the words
     steps: int = 0  # scaled; 0: the command has none
+    output: str = "--out"  # the option that names where it writes
 
 
 def arms() -> list[Arm]:
     """All of the study, in an order in which they can be made."""
     data = ("data", "--prompts", "data/gsm8k_train.jsonl", "--stdlib", "--limit", "{limit}",
             "--temperature", "0", "--temperature", "0.7", "--temperature", "1",
-            "--max-new-tokens", "160", "--batch", "512", "--shard", "1024")  # fmt: skip
-    out = [Arm("answers", data)]
+            "--max-new-tokens", "160", "--batch", "256", "--shard", "64")  # fmt: skip
+    parts = [f"answers-{k}" for k in range(1, PARTS + 1)]
+    out = [Arm(name, (*data, "--part", f"{k}/{PARTS}")) for k, name in enumerate(parts, start=1)]
+    merged = tuple(word for name in parts for word in ("--merge", f"{{{name}}}"))
+    starts = []
     for size, shape in SIZES.items():
         start = Arm(f"{size}-pretrain", ("pretrain", *TEXT, *shape, *PRETRAIN), (), 3000)
-        out.append(start)
+        starts.append(start)
         losses = LOSSES if size == "medium" else FEW
         out += [_align(f"{size}-{loss}", start.name, loss) for loss in losses]
         alone = ("align", "--data", "{answers}", *shape, *TEXT, *ALIGN, "--loss", "ce-text")
         out.append(Arm(f"{size}-unpretrained", alone, ("answers",), 1500))
+    long = ("--on-policy", "0.2", "--on-policy-every", "200", "--text-share", "0.4")
+    for size in ("medium", "small"):
+        arm = _align(f"{size}-long", f"{size}-pretrain", "lk-hybrid", *long)
+        out.insert(0, replace(arm, steps=LONG))
     own = ("--on-policy", "0.3", "--on-policy-every", "100", "--on-policy-tokens", "96")
     out.append(_align("medium-on-policy", "medium-pretrain", "forward-kl", *own))
     bigger = ("pretrain", *TEXT, "--layers", "6", "--hidden", "256", "--ffn", "704", *PRETRAIN)
-    out.append(Arm("other-target", bigger, (), 3000))
+    starts.append(Arm("other-target", bigger, (), 3000))
     out.append(
         Arm(
             "large-other",
@@ -77,6 +88,31 @@ def arms() -> list[Arm]:
     cut = ("cut", "--data", "{answers}", "--layers", "2", "--params", "1500000", "--stages", "4",
            "--batch", "32", "--micro", "32", "--seq", "256")  # fmt: skip
     out.append(Arm("cut", cut, ("answers",), 2000))
+    made = [arm for arm in out if arm.name in parts]
+    rest = [arm for arm in out if arm.name not in parts]
+    whole = [*starts, *made, Arm("answers", ("data", *merged), tuple(parts)), *rest]
+    return [*whole, *_simulations(whole)]
+
+
+def _simulations(arms: Sequence[Arm]) -> list[Arm]:
+    """Real drafts of every drafter on held-out prompts, of each size side by side."""
+    out = []
+    for size in (*SIZES, "other", "cut"):
+        drafters = [arm.name for arm in arms if arm.name.startswith(size)]
+        target: tuple[str, ...] = ()
+        if size == "other":
+            drafters, target = ["large-other", "large-s2d"], ("--model", "{other-target}")
+        if size == "large":
+            drafters.remove("large-other")
+        chosen = tuple(word for name in drafters for word in ("--drafter", f"{{{name}}}"))
+        for heat, methods in (("0", "lm"), ("1", "lm-sampled")):
+            if "large-s2d" in drafters:
+                methods += ",s2d"
+            words = ("simulate", "--data", "{answers}", *target, *chosen, "--methods", methods,
+                     "--temperature", heat, "--depth", "4", "--limit", "24",
+                     "--max-new-tokens", "64", "--repeats", "1")  # fmt: skip
+            after = ("answers", *drafters, *(["other-target"] if target else []))
+            out.append(Arm(f"simulate-{size}-{heat}", words, after, output="--save"))
     return out
 
 
@@ -100,8 +136,10 @@ class Study:
         words = [word.format(**places) if word.startswith("{") else word for word in arm.words]
         if arm.steps:
             words += ["--steps", str(max(8, round(arm.steps * self.scale)))]
-        device = ["--device", self.device]
-        return ["train", "draft", *words, *device, "--out", str(self.out / arm.name)]
+        place = self.out / arm.name
+        if arm.output == "--save":
+            return ["train", "draft", *words, "--device", "cpu", "--save", f"{place}.json"]
+        return ["train", "draft", *words, "--device", self.device, "--out", str(place)]
 
     def make(self, arm: Arm) -> None:
         """Run one arm; what it printed goes to DIR/name.log."""
@@ -163,6 +201,8 @@ class Study:
         shown = [w.replace(f"{self.out}/", "") for w in self.command(arm) if w != str(self.out)]
         facts: dict[str, Any] = {"name": arm.name, "command": "foretoken " + " ".join(shown)}
         facts["wall_seconds"] = float((self.out / f"{arm.name}.seconds").read_text())
+        if arm.output == "--save":
+            facts["simulation"] = json.loads((self.out / f"{arm.name}.json").read_text())
         log = self.out / arm.name / "training_log.json"
         if log.exists():
             whole = json.loads(log.read_text())

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from foretoken.cli.opening import announce_curve, load_target
 from foretoken.cli.options import TargetOptions, grouped
+from foretoken.errors import ConfigError
 from foretoken.registry import DEFAULT_POLICY, NULL_METHOD, NULL_POLICY
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from foretoken.learn.recipes.answering import Settings
     from foretoken.learn.recipes.manifest import Manifest
 
-_ASKED, _WRITTEN = "Prompts", "Answers"
+_ASKED, _WRITTEN, _SHARED = "Prompts", "Answers", "Sharing the work"
 
 
 def _option(names: str, text: str, panel: str, default: str | bool = True) -> Any:
@@ -90,11 +91,39 @@ class WritingOptions:
     shard: Annotated[int, _option("--shard", "Prompts per file.", _WRITTEN)] = 128
 
 
+@dataclass(frozen=True)
+class SharingOptions:
+    """Several processes or machines, each with a folder of its own."""
+
+    part: Annotated[
+        str | None,
+        _option("--part", "K/N: make every N-th file only, from the K-th on.", _SHARED, "all"),
+    ] = None
+    merge: Annotated[
+        list[Path] | None,
+        _option("--merge", "Folders of all parts of a run, to be one folder; repeatable.",
+                _SHARED, "none"),
+    ] = None  # fmt: skip
+
+    def which(self) -> tuple[int, int]:
+        """(0-based part, how many). Raises ConfigError."""
+        if self.part is None:
+            return 0, 1
+        try:
+            k, n = (int(x) for x in self.part.split("/"))
+        except ValueError:
+            k, n = 0, 0
+        if not 1 <= k <= n:
+            raise ConfigError("part", self.part, "K/N with K from 1 to N, such as 2/4")
+        return k - 1, n
+
+
 @grouped
 def data(
     target: TargetOptions,
     asked: AskedOptions,
     writing: WritingOptions,
+    sharing: SharingOptions,
     out: Annotated[Path, typer.Option("--out", help="Folder for the answers.")],
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with an interrupted run.")
@@ -104,28 +133,36 @@ def data(
     """Let a model answer prompts: what its drafter is trained on. Ctrl-C keeps finished files."""
     from foretoken.engine.build import options
     from foretoken.learn.recipes.answering import Settings
+    from foretoken.learn.recipes.data import merge
 
+    console, began, part = Console(stderr=True), time.perf_counter(), sharing.which()
+    if sharing.merge:
+        made, written = merge(sharing.merge, out), 0
+        summary = _summary(made, out, written, time.perf_counter() - began)
+        _tell(console, made, summary)
+        if json:
+            typer.echo(jsonlib.dumps(summary))
+        return
     given = {name: getattr(writing, name) for name in ("samples", "top_p", "top_k", "seed",
              "max_new_tokens", "loops", "shard")}  # fmt: skip
     if writing.temperature:
         given["temperatures"] = tuple(writing.temperature)
     given |= {"prompt_tokens": asked.prompt_tokens, "keep_answers": asked.keep_answers}
     settings = options(Settings, given).checked()
-    console = Console(stderr=True)
-    began = time.perf_counter()
-    made, written = _write(console, target, asked, writing, settings, out, resume)
+    made, written = _write(console, target, asked, writing, settings, part, out, resume)
     summary = _summary(made, out, written, time.perf_counter() - began)
     _tell(console, made, summary)
     if json:
         typer.echo(jsonlib.dumps(summary))
 
 
-def _write(
+def _write(  # noqa: PLR0913, PLR0917
     console: Console,
     target: TargetOptions,
     asked: AskedOptions,
     writing: WritingOptions,
     settings: Settings,
+    part: tuple[int, int],
     out: Path,
     resume: bool,
 ) -> tuple[Manifest, int]:
@@ -159,7 +196,7 @@ def _write(
 
         made = write_data(
             engine, talks, settings, out, command=_command(target, asked, writing, out),
-            resume=resume, watch=watch,
+            part=part, resume=resume, watch=watch,
         )  # fmt: skip
     return made, written
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,19 +95,38 @@ class AnswerFolder:
         """Add a shard: file first, then its line in the manifest. Raises ForetokenError if the
         disk does not take it; what was written before stays."""
         name = self._file(index)
-        try:
+        with self._room(name):
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             digest = _write(self.path / name, rows)
             shard = Shard(file=name, rows=len(rows), sha256=digest, counts=dict(counts))
-            grown = self.manifest.with_shard(shard)
-            write_manifest(self.path, grown)
+            self._add(shard)
+
+    def take(self, folder: Path, shard: Shard) -> None:
+        """Add a shard of another folder of the same run. Raises ArtifactError if it is damaged."""
+        if not _intact(folder, shard):
+            raise ArtifactError(f"{folder / shard.file}: damaged; make this part again")
+        with self._room(shard.file):
+            (self.path / shard.file).parent.mkdir(parents=True, exist_ok=True)
+            temporary = (self.path / shard.file).with_suffix(".tmp")
+            shutil.copyfile(folder / shard.file, temporary)
+            temporary.replace(self.path / shard.file)
+            self._add(shard)
+
+    def _add(self, shard: Shard) -> None:
+        grown = self.manifest.with_shard(shard)
+        write_manifest(self.path, grown)
+        self.manifest = grown
+
+    @contextmanager
+    def _room(self, name: str) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             why = error.strerror or first_line(error)
             raise ForetokenError(
                 f"{self.path / name}: cannot be written ({why}); {len(self.manifest.shards)} of "
                 f"{self.manifest.planned} shards are kept, and the same command goes on"
             ) from None
-        self.manifest = grown
 
     def _file(self, index: int) -> str:
         return f"data/train-{index:05d}-of-{self.manifest.planned:05d}.parquet"

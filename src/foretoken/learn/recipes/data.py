@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ from foretoken.engine.engine import Engine
 from foretoken.errors import INTERRUPTED, ConfigError, ForetokenError
 from foretoken.learn.recipes.answering import Answering, Settings
 from foretoken.learn.recipes.answers import AnswerFolder
-from foretoken.learn.recipes.manifest import Manifest, versions
+from foretoken.learn.recipes.manifest import Manifest, read_manifest, versions
 from foretoken.learn.recipes.talks import Asked
 
 
@@ -23,18 +23,21 @@ class StoppedError(ForetokenError):
     exit_code = INTERRUPTED
 
 
-def write_data(
+def write_data(  # noqa: PLR0913
     engine: Engine,
     asked: Asked,
     settings: Settings,
     out: Path,
     *,
     command: str = "",
+    part: tuple[int, int] = (0, 1),
     resume: bool = True,
     watch: Callable[[int, int, int], None] = lambda *_: None,
 ) -> Manifest:
     """Answer everything, and return the manifest of the folder.
 
+    part: (k, n) makes shards k, k + n, ... only, so that n processes or machines share the work,
+    each with a folder of its own; `merge` puts them together.
     watch: called with (answered turns, tokens of them, prompts of finished shards) as it goes.
     Raises ConfigError for a folder of another run, StoppedError on Ctrl-C, ForetokenError if the
     disk is full or no prompt got an answer.
@@ -43,8 +46,9 @@ def write_data(
     chunks = [asked.talks[i : i + size] for i in range(0, len(asked.talks), size)]
     folder = AnswerFolder(out, _manifest(engine, asked, settings, len(chunks), command), resume)
     answering = Answering(engine, settings)
-    missing = folder.missing()
-    done = len(asked.talks) - sum(len(chunks[i]) for i in missing)
+    missing = [index for index in folder.missing() if index % part[1] == part[0]]
+    mine = range(part[0], len(chunks), part[1])
+    done = sum(len(chunks[i]) for i in mine) - sum(len(chunks[i]) for i in missing)
     turns = tokens = 0
 
     def on_answer(written: int) -> None:
@@ -60,11 +64,33 @@ def write_data(
         done += len(chunks[index])
         watch(turns, tokens, done)
     made = folder.manifest
-    if not sum(shard.rows for shard in made.shards):
+    if mine and not sum(shard.rows for shard in made.shards):
         raise ForetokenError(
             f"{out}: no prompt got an answer that could be learned ({_told(made)})"
         )
     return made
+
+
+def merge(folders: Sequence[Path], out: Path) -> Manifest:
+    """One folder of what `part`s of one run made: the same, bit for bit, as if one process had
+    made it all. Raises ConfigError for parts of different runs, or if some are missing or an `out`
+    that is not empty; ArtifactError for a damaged file."""
+    manifests = [read_manifest(folder) for folder in folders]
+    first = manifests[0].model_copy(update={"shards": ()})
+    for folder, found in zip(folders, manifests, strict=True):
+        first.check_same(found, folder)
+    found_in = {
+        shard.file: (folder, shard)
+        for folder, manifest in zip(folders, manifests, strict=True)
+        for shard in manifest.shards
+    }
+    if len(found_in) < first.planned:
+        accepted = f"folders with all {first.planned} shards of the run; these have {len(found_in)}"
+        raise ConfigError("merge", ", ".join(f.name for f in folders), accepted)
+    made = AnswerFolder(out, first, resume=False)
+    for folder, shard in found_in.values():
+        made.take(folder, shard)
+    return made.manifest
 
 
 def _manifest(

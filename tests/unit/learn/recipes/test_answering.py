@@ -340,3 +340,26 @@ def test_bad_settings_are_named():
         with pytest.raises(ConfigError, match=f"^{field}"):
             Answering(talking.engine(), QUICK.model_copy(update=change))
     assert data.StoppedError.exit_code == 130
+
+
+def test_parts_made_apart_are_the_folder_of_one_run(asked, folder, tmp_path):
+    """Merged in any order; what is missing, foreign or damaged is refused."""
+    parts = [tmp_path / f"part-{k}" for k in range(2)]
+    for k, part in enumerate(parts):
+        write_data(
+            talking.engine(), asked, QUICK, part, part=(k, 2), command="foretoken train draft data"
+        )
+    with pytest.raises(ConfigError, match="merge: 'part-0' .* all 3 shards .* have 2"):
+        data.merge(parts[:1], tmp_path / "some")
+    data.merge(parts[::-1], tmp_path / "all")
+    assert files(tmp_path / "all") == files(folder)
+    other = tmp_path / "other"
+    slower = QUICK.model_copy(update={"samples": 1})
+    write_data(talking.engine(), asked, slower, other, part=(1, 2))
+    with pytest.raises(ConfigError, match="samples"):
+        data.merge([parts[0], other], tmp_path / "mixed")
+    next(parts[1].rglob("*.parquet")).write_bytes(b"")
+    with pytest.raises(ArtifactError, match="damaged"):
+        data.merge(parts, tmp_path / "broken")
+    with pytest.raises(ConfigError, match="out"):
+        data.merge([folder], parts[0] / "data")
