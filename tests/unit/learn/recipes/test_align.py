@@ -58,7 +58,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("loss", [*LOSSES, "length", "amft", "ce-text"])
 def test_every_loss_raises_the_acceptance(target, examples, loss):
-    run = align(target, examples, loss=loss, steps=40, mu_every=5, lr=0.02)
+    run = align(target, examples, loss=loss, steps=25, mu_every=5, lr=0.03)
     before = run.evaluate()
     run.trainer.train()
     after = run.trainer.latest

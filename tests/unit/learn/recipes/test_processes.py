@@ -11,6 +11,7 @@ import torch
 from tests.unit.learn.recipes.test_trainer import trainer
 from transformers import LlamaConfig
 
+from foretoken.errors import ConfigError
 from foretoken.learn.bpe import save_tokenizer, train_bpe
 from foretoken.learn.checkpoint import load_checkpoint
 from foretoken.learn.recipes.processes import Processes
@@ -105,3 +106,11 @@ def test_one_process_needs_no_messages():
     tensor = torch.ones(2)
     assert one.mean(tensor) is tensor
     assert one.any(False, tensor.device) is False
+
+
+def test_only_several_processes_need_accelerate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert Processes("cpu").world == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"^processes: '2'.*foretoken\[train\]"):
+        Processes()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from foretoken.errors import ArtifactError, ConfigError
-from foretoken.learn.checkpoint import load_checkpoint
+from foretoken.learn.checkpoint import load_checkpoint, save_checkpoint
 from foretoken.learn.optim import Muon
 from foretoken.learn.recipes.config import TrainConfig
 from foretoken.learn.recipes.rows import Rows
@@ -219,6 +219,12 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match="checkpoint"):
         trainer(tmp_path)
     assert trainer(tmp_path, resume=False).step == 0
+
+
+def test_a_checkpoint_of_another_program_is_refused(tmp_path):
+    save_checkpoint(tmp_path / "checkpoint.pt", {"step": 3, "model": {}})
+    with pytest.raises(ArtifactError, match="another program, or of an older one"):
+        trainer(tmp_path)
 
 
 @pytest.mark.parametrize(
