@@ -29,6 +29,8 @@ def test_figures_go_into_the_cards_of_drafters_that_have_one(cli, model, prompts
 
     made, bare = tmp_path / "made", tmp_path / "bare"
     shutil.copytree(model, bare)
+    (bare / "README.md").write_text("by hand")
+    (bare / "training_log.json").write_text("{}")
     drafter = AutoModelForCausalLM.from_pretrained(model)
     export(drafter, load_tokenizer(model), made, {"recipe": "align", "target": "model"})
     before = (made / "README.md").read_text()
@@ -41,6 +43,8 @@ def test_figures_go_into_the_cards_of_drafters_that_have_one(cli, model, prompts
     assert text.count("| lm |") == 1  # its own figures only
     assert str(tmp_path) not in text
     assert not (bare / "simulation.json").exists()
+    assert (bare / "README.md").read_text() == "by hand"
+    assert "bare: no folder of `train draft`" in ran.err
 
 
 def test_several_drafters_methods_and_depths_in_one_run(cli, model, prompts, tmp_path):

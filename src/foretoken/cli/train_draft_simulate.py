@@ -128,7 +128,7 @@ def simulate(
     if save is not None:
         save_text(save, document + "\n")
     if card and not made.report.failed:
-        _cards(draft.drafter or [], made)
+        _cards(console, draft.drafter or [], made)
     if json:
         typer.echo(jsonlib.dumps(jsonlib.loads(document)))
     if made.report.failed:
@@ -177,15 +177,17 @@ def _prompts(held: HeldOptions, engine: Engine) -> list[Prompt]:
     )
 
 
-def _cards(drafters: list[str], made: Simulation) -> None:
+def _cards(console: Console, drafters: list[str], made: Simulation) -> None:
     """The figures of each folder that has a card, beside it and in it."""
     from foretoken.bench.saving import save_text
-    from foretoken.learn.recipes.card import LOG, SIMULATION, write_card
+    from foretoken.learn.recipes.card import SIMULATION, has_card, write_card
     from foretoken.learn.recipes.simulate import names_of
 
     for drafter, name in zip(drafters, names_of(drafters), strict=True):
         folder = Path(drafter)
-        if (folder / LOG).is_file():
+        if not has_card(folder):
+            console.print(f"{name}: no folder of `train draft`; its README.md stays", markup=False)
+        else:
             own = [figures for figures in made.figures if figures.drafter == name]
             part = made.model_copy(update={"figures": own})
             save_text(folder / SIMULATION, part.model_dump_json() + "\n")

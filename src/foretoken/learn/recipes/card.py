@@ -43,6 +43,11 @@ vLLM takes the folder as the `model` of its `speculative_config`. llama.cpp's
 """
 
 
+def has_card(folder: Path) -> bool:
+    """Whether the folder's README.md is one of these, and may be made anew."""
+    return (folder / LOG).is_file() and "recipe" in _json(folder / LOG)
+
+
 def write_card(folder: Path, name: str | None = None) -> None:
     """Make README.md anew. name: of the drafter, the folder's if None. Raises ArtifactError for a
     folder without a readable training log, OSError."""
