@@ -46,6 +46,8 @@ def test_it_writes_answers_and_a_summary(cli, model, prompts, tmp_path):
         (["--loops", "maybe"], "foretoken: loops: 'maybe'"),
         (["-t", "-1"], "foretoken: temperature"),
         (["--samples", "0"], "foretoken: samples: 0"),
+        (["--batch", "0"], "foretoken: batch: 0"),
+        (["--limit", "0"], "foretoken: limit: 0"),
         (["--method", "nonsense"], "nonsense"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
     ],

@@ -14,6 +14,7 @@ from rich.console import Console
 from foretoken.cli.opening import announce_curve, load_target
 from foretoken.cli.options import TargetOptions, grouped
 from foretoken.errors import ConfigError
+from foretoken.errors import ConfigError
 from foretoken.registry import DEFAULT_POLICY, NULL_METHOD, NULL_POLICY
 
 if TYPE_CHECKING:
@@ -149,6 +150,9 @@ def data(
         given["temperatures"] = tuple(writing.temperature)
     given |= {"prompt_tokens": asked.prompt_tokens, "keep_answers": asked.keep_answers}
     settings = options(Settings, given).checked()
+    for name, number in (("batch", writing.batch), ("limit", asked.limit)):
+        if number is not None and number < 1:
+            raise ConfigError(name, number, "a whole number from 1")
     made, written = _write(console, target, asked, writing, settings, part, out, resume)
     summary = _summary(made, out, written, time.perf_counter() - began)
     _tell(console, made, summary)

@@ -1,15 +1,18 @@
 import copy
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
-from tests import talking, tiny
+from tests import letters, talking, tiny
 
 from foretoken.bench.contest import Plan
 from foretoken.bench.prompts import Prompt
 from foretoken.bench.spec import parse_methods
+from foretoken.draft.trim import Trim
 from foretoken.draft.trimmed import trimmed
 from foretoken.errors import CapabilityError, ConfigError
+from foretoken.learn.recipes.export import export
 from foretoken.learn.recipes.overlap import overlap, text_rows
 from foretoken.learn.recipes.reading import weights_read
 from foretoken.learn.recipes.simulate import candidates, mbsu, names_of, simulate
@@ -240,3 +243,13 @@ def test_folders_are_told_apart_by_as_little_as_needed(tmp_path):
     assert names_of([one, str(two)]) == ["one/drafter", "two/drafter"]
     assert names_of([None]) == ["drafter"]
     assert len(set(names_of([one, one]))) == 2
+
+
+def test_a_trimmed_folder_reads_less_and_its_alpha_is_over_the_whole_vocabulary(near, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    for folder in (whole, part):
+        export(near.model, talking.tokenizer(), folder, {"recipe": "none"})
+    Trim.of(np.arange(97)[::-1], 40, [letters.EOS]).write(part)
+    full, cut = run([whole, part], "lm-sampled", depths=[3], sampling=DRAWN).figures
+    assert cut.cost == pytest.approx(full.cost - 57 * 32 / weights_read(talking.model()))
+    assert 0 < cut.alpha < full.alpha  # what was dropped counts as never accepted
