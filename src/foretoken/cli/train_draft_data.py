@@ -14,7 +14,6 @@ from rich.console import Console
 from foretoken.cli.opening import announce_curve, load_target
 from foretoken.cli.options import TargetOptions, grouped
 from foretoken.errors import ConfigError
-from foretoken.errors import ConfigError
 from foretoken.registry import DEFAULT_POLICY, NULL_METHOD, NULL_POLICY
 
 if TYPE_CHECKING:

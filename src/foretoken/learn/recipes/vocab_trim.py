@@ -28,7 +28,8 @@ from foretoken.learn.recipes.forward import logits_of, pieces
 from foretoken.learn.recipes.losses import acceptance, log_probs
 from foretoken.learn.recipes.reading import weights_read
 from foretoken.learn.recipes.rows import Batch, Example
-from foretoken.learn.recipes.worth import expected_steps, mbsu, runs
+from foretoken.learn.recipes.simulate import mbsu
+from foretoken.learn.recipes.worth import expected_steps, runs
 
 Kind = Literal["digits", "punctuation", "bytes"]  # tokens that may be kept whatever was counted
 KINDS: tuple[Kind, ...] = get_args(Kind)
