@@ -1,0 +1,42 @@
+"""Whether an update is kept: it may not lose acceptance on texts that it has not seen.
+
+Acceptance is the mean of sum min(p, q) over the rows of the held-out slice, with the weights before
+and after: the same rows, so that most of the noise cancels. What loses more than the tolerance is
+taken back, bit for bit. An update can only change speed, never a text; the gate bounds how much.
+Source: our notes on osd, 3 ("gate each update").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foretoken.learn.online.buffer import Sample, rows
+from foretoken.learn.online.update import Trainee
+
+
+@dataclass(frozen=True)
+class Check:
+    """Acceptance on some rows before and after an update."""
+
+    before: float  # NaN without rows
+    after: float
+    rows: int
+
+    def passes(self, tolerance: float) -> bool:
+        """Whether no more than `tolerance` was lost. Without rows there is nothing against it."""
+        return not self.rows or self.after >= self.before - tolerance
+
+
+class Gate:
+    """Opened before an update, asked after it."""
+
+    def __init__(self, trainee: Trainee, held_out: Sequence[Sample]) -> None:
+        self._trainee, self._held_out = trainee, list(held_out)
+        self._before = trainee.acceptance(self._held_out)
+
+    def check(self) -> Check:
+        """With the weights of now. A comparison with what is no number does not pass."""
+        after = self._trainee.acceptance(self._held_out) if self._held_out else math.nan
+        return Check(self._before, after, rows(self._held_out))

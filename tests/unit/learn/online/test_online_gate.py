@@ -1,0 +1,64 @@
+"""An update that loses acceptance on held-out rows is taken back, bit for bit."""
+
+import math
+
+import numpy as np
+import pytest
+from tests.unit.learn.online.toys import feed, learner, same, table, texts, trainee
+
+from foretoken.learn.online.gate import Check, Gate
+
+A, B = table(1), table(2)
+
+
+def test_what_passes() -> None:
+    assert Check(0.5, 0.495, 9).passes(0.01)
+    assert not Check(0.5, 0.485, 9).passes(0.01)
+    assert Check(math.nan, math.nan, 0).passes(0.01), "no rows, nothing against it"
+    assert not Check(0.5, math.nan, 9).passes(1.0)
+
+
+def test_it_compares_the_same_rows_before_and_after() -> None:
+    one, samples = trainee(), texts(A, range(4))
+    gate = Gate(one, samples)
+    assert gate.check() == Check(one.acceptance(samples), one.acceptance(samples), 80)
+    before = one.acceptance(samples)
+    one.learn([samples] * 5)
+    check = gate.check()
+    assert check.before == before < check.after
+
+
+@pytest.mark.parametrize("tolerance", [0.01, 1.0])
+def test_a_harmful_update_is_taken_back(tolerance: float) -> None:
+    """Held out are texts of A while texts of B are learned; without a tolerance it would stand."""
+    one = learner(tolerance=tolerance, lr=0.05, steps=8)
+    feed(one, texts(A, range(4)))
+    for _ in range(5):
+        feed(one, texts(A, range(4)))
+    good, drafter = [w.clone() for w in one.trainee.weights], one.drafter
+    kept, back = one.facts.kept, one.facts.rolled_back
+    one.buffer.fresh = texts(B, range(6))
+    one._finished = 4
+    one.advance()
+    entry = one.facts.log[-1]
+    assert entry["after"] < entry["before"] - 0.01
+    if tolerance == 0.01:
+        assert same(good, one.trainee.weights)
+        assert one.drafter is drafter
+        assert (one.facts.kept, one.facts.rolled_back) == (kept, back + 1)
+    else:
+        assert not same(good, one.trainee.weights)
+        assert (one.facts.kept, one.facts.rolled_back) == (kept + 1, back)
+
+
+def test_held_out_texts_are_not_learned_from() -> None:
+    one = learner()
+    seen = []
+    feed(one, texts(A, range(3)))
+    original = one._batches
+    one._batches = lambda *args: seen.extend(original(*args)) or original(*args)
+    feed(one, texts(A, range(3, 40)))
+    held = one.buffer.held_out
+    assert seen
+    assert not {id(s) for s in held} & {id(s) for batch in seen for s in batch}
+    assert np.mean([len(batch) for batch in seen]) > 2
