@@ -36,8 +36,11 @@ _BEFORE = (b"\n", b".", b"a", b"")  # what may stand before a text that is encod
 class OwnDraft(ForeignDraft):
     """A draft of whatever the small model likes."""
 
-    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:  # noqa: ARG002
-        """[1, drafter's rows] float32: its own logits, at the temperature of drawn text."""
+    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:
+        """[1, drafter's rows] float32: its own logits, at the temperature of drawn text. Other
+        processing speaks of the target's ids, and acts where they are the drafter's."""
+        if self.pair.identical:
+            return super().processed(logits, temperature)
         return logits.float() / (self.session.request.sampling.temperature or 1.0)
 
 

@@ -33,7 +33,7 @@ from foretoken.draft.base import Context
 from foretoken.draft.foreign import Foreign, ForeignDraft
 from foretoken.draft.lm import GreedyChain
 from foretoken.draft.lm_sampled import Chain
-from foretoken.draft.lm_slem import chain
+from foretoken.draft.lm_slem import OwnDraft, chain
 from foretoken.draft.omnidraft_cache import NgramCache
 from foretoken.draft.scopes import Scope, Scopes, check_tokenizer
 from foretoken.draft.transcript import Pair
@@ -45,16 +45,14 @@ CACHE = "omnidraft.cache"  # in `session.memo`
 Part = tuple[int, int, int]  # start and end in the draft, target token
 
 
-class MergedDraft(ForeignDraft):
+class MergedDraft(OwnDraft):
     """A draft of tokens that become target tokens, alone or merged."""
 
-    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:  # noqa: ARG002
-        """[1, drafter's rows] float32: its logits at the temperature of drawn text; -inf for what
-        cannot become a target token."""
+    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:
+        """[1, drafter's rows] float32: as the base's; -inf for what becomes no target token."""
         cache: NgramCache = self.session.memo[CACHE]
         useful = cache.useful(self.pair, logits.device)
-        rows = logits.float() / (self.session.request.sampling.temperature or 1.0)
-        return rows.masked_fill(~useful, -math.inf)
+        return super().processed(logits, temperature).masked_fill(~useful, -math.inf)
 
 
 class OmniDraft(Foreign):

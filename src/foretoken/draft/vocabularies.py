@@ -70,6 +70,11 @@ class Vocabularies:
         }  # fmt: skip
 
     @property
+    def identical(self) -> bool:
+        """Whether an id of either is the same id of the other, every one."""
+        return self.same and self.n_target == self.n_drafter
+
+    @property
     def shared(self) -> int:
         """How many tokens both have."""
         return sum(i >= 0 for i in self.to_target)
@@ -100,6 +105,8 @@ class Vocabularies:
     def lift(self, rows: Tensor, empty: float = -torch.inf) -> Tensor:
         """[m, target's rows] of rows over the drafter's ids [m, drafter's rows]; `empty` elsewhere
         (-inf for logits, 0 for probabilities)."""
+        if self.identical:
+            return rows
         ours, theirs = self.index(rows.device)
         out = rows.new_full((len(rows), self.n_target), empty)
         out[:, theirs] = rows[:, ours]
@@ -107,6 +114,8 @@ class Vocabularies:
 
     def lower(self, rows: Tensor, empty: float = -torch.inf) -> Tensor:
         """[m, drafter's rows] of rows over the target's ids: the reverse of `lift`."""
+        if self.identical:
+            return rows
         ours, theirs = self.index(rows.device)
         out = rows.new_full((len(rows), self.n_drafter), empty)
         out[:, ours] = rows[:, theirs]
