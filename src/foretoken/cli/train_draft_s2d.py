@@ -61,7 +61,7 @@ def s2d(
     words = ["foretoken train draft s2d", *who.words(drafter_shape), *spelled(config)]
     words += [f"--exits {exits}"] if exits else []
     summary = {
-        "recipe": "s2d",
+        "recipe": "sorted",
         "target": shown(name),
         "begun_with": None if who.drafter is None else shown(who.drafter),
         "shape": None if who.drafter is not None else drafter_shape.model_dump(),
