@@ -22,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-PARTS = 8  # processes that write answers
-LONG = 6000  # steps of the drafter that is shipped
+PARTS = 2  # processes that write answers
+SHORT = 200  # steps of an alignment, 2,048 tokens each
+LONG = 1500  # steps of the drafter that is shipped
 ROOT = Path(__file__).parents[1]
 TEXT = ["--text", "data/gsm8k_train.jsonl"]
 SIZES = {
@@ -35,8 +36,8 @@ LOSSES = ("ce-text", "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk
           "length", "amft")  # fmt: skip
 FEW = ("ce-text", "forward-kl", "tvd++", "lk-hybrid")  # of the sizes that are not studied in full
 PRETRAIN = ["--batch", "16", "--micro", "16", "--seq", "512", "--eval-every", "500"]
-ALIGN = ["--batch", "32", "--micro", "32", "--seq", "256", "--lr", "0.002", "--stdlib",
-         "--eval-every", "250", "--checkpoint-every", "100000"]  # fmt: skip
+ALIGN = ["--batch", "8", "--micro", "8", "--seq", "256", "--lr", "0.001", "--warmup", "20",
+         "--stdlib", "--eval-every", "100"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def arms() -> list[Arm]:
     """All of the study, in an order in which they can be made."""
     data = ("data", "--prompts", "data/gsm8k_train.jsonl", "--stdlib", "--limit", "{limit}",
             "--temperature", "0", "--temperature", "0.7", "--temperature", "1",
-            "--max-new-tokens", "160", "--batch", "256", "--shard", "64")  # fmt: skip
+            "--max-new-tokens", "160", "--batch", "64", "--shard", "64")  # fmt: skip
     parts = [f"answers-{k}" for k in range(1, PARTS + 1)]
     out = [Arm(name, (*data, "--part", f"{k}/{PARTS}")) for k, name in enumerate(parts, start=1)]
     merged = tuple(word for name in parts for word in ("--merge", f"{{{name}}}"))
@@ -65,12 +66,10 @@ def arms() -> list[Arm]:
         losses = LOSSES if size == "medium" else FEW
         out += [_align(f"{size}-{loss}", start.name, loss) for loss in losses]
         alone = ("align", "--data", "{answers}", *shape, *TEXT, *ALIGN, "--loss", "ce-text")
-        out.append(Arm(f"{size}-unpretrained", alone, ("answers",), 1500))
+        out.append(Arm(f"{size}-unpretrained", alone, ("answers",), SHORT))
     long = ("--on-policy", "0.2", "--on-policy-every", "200", "--text-share", "0.4")
-    for size in ("medium", "small"):
-        arm = _align(f"{size}-long", f"{size}-pretrain", "lk-hybrid", *long)
-        out.insert(0, replace(arm, steps=LONG))
-    own = ("--on-policy", "0.3", "--on-policy-every", "100", "--on-policy-tokens", "96")
+    out.append(replace(_align("medium-long", "medium-pretrain", "lk-hybrid", *long), steps=LONG))
+    own = ("--on-policy", "0.3", "--on-policy-every", "50", "--on-policy-tokens", "64")
     out.append(_align("medium-on-policy", "medium-pretrain", "forward-kl", *own))
     bigger = ("pretrain", *TEXT, "--layers", "6", "--hidden", "256", "--ffn", "704", *PRETRAIN)
     starts.append(Arm("other-target", bigger, (), 3000))
@@ -80,14 +79,16 @@ def arms() -> list[Arm]:
             ("align", "--data", "{answers}", "--model", "{other-target}", "--drafter",
              "{large-pretrain}", *TEXT, *ALIGN, "--loss", "forward-kl"),
             ("answers", "large-pretrain", "other-target"),
-            1500,
+            SHORT,
         )
     )  # fmt: skip
     nested = ("s2d", "--data", "{answers}", "--drafter", "{large-pretrain}", *TEXT, *ALIGN)
-    out.append(Arm("large-s2d", (*nested, "--exits", "1,2,4"), ("answers", "large-pretrain"), 1500))
+    out.append(
+        Arm("large-s2d", (*nested, "--exits", "1,2,4"), ("answers", "large-pretrain"), SHORT)
+    )
     cut = ("cut", "--data", "{answers}", "--layers", "2", "--params", "1500000", "--stages", "4",
-           "--batch", "32", "--micro", "32", "--seq", "256")  # fmt: skip
-    out.append(Arm("cut", cut, ("answers",), 2000))
+           "--batch", "8", "--micro", "8", "--seq", "256")  # fmt: skip
+    out.append(Arm("cut", cut, ("answers",), 400))
     made = [arm for arm in out if arm.name in parts]
     rest = [arm for arm in out if arm.name not in parts]
     whole = [*starts, *made, Arm("answers", ("data", *merged), tuple(parts)), *rest]
@@ -105,9 +106,9 @@ def _simulations(arms: Sequence[Arm]) -> list[Arm]:
         if size == "large":
             drafters.remove("large-other")
         chosen = tuple(word for name in drafters for word in ("--drafter", f"{{{name}}}"))
-        for heat, methods in (("0", "lm"), ("1", "lm-sampled")):
-            if "large-s2d" in drafters:
-                methods += ",s2d"
+        nested = ",s2d" if "large-s2d" in drafters else ""
+        for heat, form in (("0", "lm"), ("1", "lm-sampled")):
+            methods = form + nested
             words = ("simulate", "--data", "{answers}", *target, *chosen, "--methods", methods,
                      "--temperature", heat, "--depth", "4", "--limit", "24",
                      "--max-new-tokens", "64", "--repeats", "1")  # fmt: skip
@@ -118,7 +119,7 @@ def _simulations(arms: Sequence[Arm]) -> list[Arm]:
 
 def _align(name: str, start: str, loss: str, *more: str) -> Arm:
     words = ("align", "--data", "{answers}", "--drafter", f"{{{start}}}", *TEXT, *ALIGN)
-    return Arm(name, (*words, "--loss", loss, *more), ("answers", start), 1500)
+    return Arm(name, (*words, "--loss", loss, *more), ("answers", start), SHORT)
 
 
 class Study:
@@ -133,7 +134,13 @@ class Study:
         """What is typed."""
         places = {name: str(self.out / name) for name in (*arm.after, "answers")}
         places["limit"] = str(self.limit)
-        words = [word.format(**places) if word.startswith("{") else word for word in arm.words]
+        words: list[str] = []
+        for word in arm.words:
+            name = word[1:-1] if word.startswith("{") else ""
+            if name in self.failed and words and words[-1] == "--drafter":
+                words.pop()  # the others are simulated all the same
+            else:
+                words.append(places[name] if name else word)
         if arm.steps:
             words += ["--steps", str(max(8, round(arm.steps * self.scale)))]
         place = self.out / arm.name
@@ -174,10 +181,13 @@ class Study:
         with ThreadPoolExecutor(jobs) as pool:
             while waiting or running:
                 for arm in list(waiting):
-                    if any(name in self.failed for name in arm.after):
+                    missing = [name for name in arm.after if not self._made(name)]
+                    if arm.output == "--save":
+                        missing = [name for name in missing if name not in self.failed]
+                    if any(name in self.failed for name in missing):
                         waiting.remove(arm)
                         self.failed[arm.name] = "what it builds on failed"
-                    elif len(running) < jobs and all(self._made(name) for name in arm.after):
+                    elif len(running) < jobs and not missing:
                         waiting.remove(arm)
                         running[pool.submit(self.make, arm)] = arm
                 if not running:
@@ -223,7 +233,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="names, comma-separated")
     parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--limit", type=int, default=3000, help="prompts")
+    parser.add_argument("--limit", type=int, default=700, help="prompts")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
