@@ -129,7 +129,7 @@ def encode(w: Tensor, table: Tensor, u: Tensor) -> tuple[Tensor, float]:
     w, (r, n) = w.clone(), w.shape
     m = n // table.shape[1]
     codes = torch.empty(r, n, dtype=torch.uint8, device=w.device)
-    loss = 0.0
+    loss = w.new_zeros(())
     for first in range(0, n, BLOCK):
         last = min(first + BLOCK, n)
         errors = torch.empty(r, last - first, dtype=w.dtype, device=w.device)
@@ -139,9 +139,9 @@ def encode(w: Tensor, table: Tensor, u: Tensor) -> tuple[Tensor, float]:
             error = (w[:, j] - centre.gather(1, code)[:, 0]) / u[j, j]
             w[:, j:last] -= error[:, None] * u[j, j:last]
             codes[:, j], errors[:, j - first] = code[:, 0].to(torch.uint8), error
-            loss += float(error.square().sum()) / 2
+            loss += error.square().sum() / 2
         w[:, last:] -= errors @ u[first:last, last:]
-    return codes, loss
+    return codes, float(loss)
 
 
 def _even(x: Tensor, k: int) -> Tensor:
