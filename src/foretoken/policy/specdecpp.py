@@ -75,7 +75,9 @@ class SpecdecPlusPlus(LengthPolicy):
 
     def meet(self, drafter: Drafter) -> None:
         """Load the head, so that one which is missing or another model's is refused at once."""
-        self._head(drafter)
+        head, model = self._head(drafter), getattr(drafter, "model", None)
+        if model is not None:
+            head.to(model.target.device)
 
     def budget(self, session: Session) -> Budget:
         """The options'; a draft begins."""
