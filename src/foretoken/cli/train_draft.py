@@ -7,6 +7,7 @@ import typer
 from foretoken.cli.train_draft_align import align
 from foretoken.cli.train_draft_cut import cut
 from foretoken.cli.train_draft_data import data
+from foretoken.cli.train_draft_online import online
 from foretoken.cli.train_draft_pretrain import pretrain
 from foretoken.cli.train_draft_s2d import s2d
 from foretoken.cli.train_draft_simulate import simulate
@@ -24,6 +25,7 @@ app.command("vocab-trim")(vocab_trim)
 app.command("specdec-head")(specdec_head)
 app.command("cut")(cut)
 app.command("sketch")(sketch)
+app.command("online")(online)
 
 
 @app.callback()

@@ -82,15 +82,16 @@ class Osd(Drafter):
         self.options: Osd.Options = options
         from foretoken.draft.lm_model import small_model
 
-        self._shared = small_model(options.model, context, self.name, whole=True)
-        _check(self._shared.target)
+        self.model: SmallModel = small_model(options.model, context, self.name, whole=True)
+        _check(self.model.target)
         form = registry.find("drafter", options.form)
-        self.emits, self.verifier, self.nodes = form.emits, form.verifier, form.nodes
+        self.emits, self.verifier = form.emits, form.verifier
+        self.nodes = -(-form.nodes * options.depth // form.Options.model_fields["depth"].default)
         self.settles, self.gives = form.settles, form.gives
         # under a name of its own, so that a session may also have a drafter of that form
         self._form: Any = type(form.__name__, (form,), {"name": f"{self.name}:{options.form}"})
         self._wanted: frozenset[str] = frozenset()
-        self._given = self._drafter(self._shared)
+        self._given = self._drafter(self.model)
         self._worker = Worker() if options.background else None
         self._stores: Scopes[Learners] = Scopes(
             options.scope,
@@ -108,14 +109,14 @@ class Osd(Drafter):
         return made
 
     def _base(self) -> Any:
-        return self._shared.target.model
+        return self.model.target.model
 
     def _publish(self, trained: Any) -> Any:
         """A drafter with a copy of trained weights."""
         from foretoken.draft.lm_model import SmallModel
         from foretoken.target.hf import HFTarget
 
-        shared = self._shared.target
+        shared = self.model.target
         return self._drafter(SmallModel(HFTarget(serving_twin(trained, shared.model), shared.name)))
 
     def provide(self, needs: frozenset[str]) -> None:
@@ -132,7 +133,7 @@ class Osd(Drafter):
         options = self.options
         recorder = Recorder(
             options.top,
-            min(options.window, self._shared.target.max_context),
+            min(options.window, self.model.target.max_context),
             options.max_rows,
             options.rows == "all",
         )

@@ -54,16 +54,16 @@ class Recorder:
         nodes = [-1, *step.verdict.path][: len(step.committed.rows)]
         at = [i for i, node in enumerate(nodes) if not known or known[node + 1]]
         if at:
-            refused = _refused(step)
+            at_fault = refused(step)
             found = self._read(session, step, [nodes[i] + 1 for i in at])
             places = np.array([step.context - 1 + i for i in at])
-            wrong = np.array([refused is not None and i == len(nodes) - 1 for i in at])
+            wrong = np.array([at_fault is not None and i == len(nodes) - 1 for i in at])
             self._text.append(_Rows(places, wrong, *found))
             self._held += len(at)
             while self._held > self.most and len(self._text) > 1:
                 self._held -= len(self._text.popleft().positions)
-            if self.tails and refused is not None:
-                self._tail(session, step, refused)
+            if self.tails and at_fault is not None:
+                self._tail(session, step, at_fault)
 
     def _tail(self, session: Session, step: Step, node: int) -> None:
         """From the refused child that the drafter thought likeliest, on through such children."""
@@ -115,8 +115,9 @@ def reduced(logits: Tensor, top: int, temperature: float) -> tuple[Ints, Float32
     return ids.cpu().numpy(), log_p.cpu().numpy()
 
 
-def _refused(step: Step) -> int | None:
-    """The node that was refused where the text went on otherwise; None if nothing was."""
+def refused(step: Step) -> int | None:
+    """The node that was refused where the text went on otherwise (the first of such siblings); None
+    if nothing was. A drafted end of text that a rule gave out itself was not."""
     nodes = [-1, *step.verdict.path]
     if len(step.committed.rows) < len(nodes):  # the text stopped within the accepted tokens
         return None
