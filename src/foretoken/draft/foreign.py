@@ -15,6 +15,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -27,6 +28,7 @@ from foretoken.draft.lm import ROWS_AHEAD, Draft, Memory, own_warper
 from foretoken.draft.transcript import Pair, Transcript
 from foretoken.draft.vocabularies import Vocabularies, vocabularies
 from foretoken.prompt.chance import PositionRandom
+from foretoken.prompt.tokens import load_tokenizer
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Session, Step
 
@@ -40,6 +42,8 @@ class ForeignMemory(Memory):
 
     transcript: Transcript
     read: int = -1  # of its ids, how many the last draft follows; -1: none was drafted
+    # the last draft's own tokens, and how many of them spell each node of the tree and those above
+    drafted: tuple[Sequence[int], Sequence[int]] = ((), ())
 
 
 class ForeignDraft(Draft):
@@ -54,8 +58,9 @@ class ForeignDraft(Draft):
         most: int,
     ) -> None:
         super().__init__(memory.transcript.ids, memory, growth, wanted)
-        self.session, self.transcript, self.most = session, memory.transcript, most
-        self.pair = memory.transcript.pair
+        self.session, self.most = session, most
+        self.memory: ForeignMemory = memory
+        self.transcript, self.pair = memory.transcript, memory.transcript.pair
 
 
 class Foreign(Drafter):
@@ -80,7 +85,9 @@ class Foreign(Drafter):
             description="folder, hub name or model of any vocabulary; None: the folder 'drafter' "
             "beside the target's weights",
         )
-        tokenizer: Any = Field(None, description="the model's; None: the one in its folder")
+        tokenizer: Any = Field(
+            None, description="the model's, or a folder or hub name; None: the one in its folder"
+        )
         depth: int = Field(6, ge=1, le=64, description="tokens of its own at most: forwards a step")
 
     def __init__(self, options: Any, context: Context) -> None:
@@ -89,8 +96,11 @@ class Foreign(Drafter):
         from foretoken.draft.lm_model import small_model
 
         self.model: SmallModel = small_model(options.model, context, self.name, foreign=True)
-        tokenizer = options.tokenizer if options.tokenizer is not None else self.model.tokenizer
-        target = self.model.target
+        tokenizer, target = options.tokenizer, self.model.target
+        if isinstance(tokenizer, str | Path):
+            tokenizer = load_tokenizer(tokenizer)
+        if tokenizer is None:
+            tokenizer = self.model.tokenizer
         self.pair: Vocabularies = vocabularies(
             context, tokenizer, target.vocab, target.eos, self.name
         )

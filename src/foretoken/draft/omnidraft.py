@@ -30,7 +30,7 @@ from pydantic import Field
 from torch import Tensor
 
 from foretoken.draft.base import Context
-from foretoken.draft.foreign import Foreign, ForeignDraft
+from foretoken.draft.foreign import Foreign, ForeignDraft, ForeignMemory
 from foretoken.draft.lm import GreedyChain
 from foretoken.draft.lm_sampled import Chain
 from foretoken.draft.lm_slem import OwnDraft, chain
@@ -38,10 +38,12 @@ from foretoken.draft.omnidraft_cache import NgramCache
 from foretoken.draft.scopes import Scope, Scopes, check_tokenizer
 from foretoken.draft.transcript import Pair
 from foretoken.draft.vocabularies import Vocabularies
+from foretoken.errors import ConfigError
+from foretoken.learn.online.omnidraft import Distiller, Notes
 from foretoken.tree import DraftTree, Kind
-from foretoken.types import Budget, Session
+from foretoken.types import Budget, Session, Step
 
-CACHE = "omnidraft.cache"  # in `session.memo`
+CACHE, NOTES = "omnidraft.cache", "omnidraft.notes"  # in `session.memo`
 Part = tuple[int, int, int]  # start and end in the draft, target token
 
 
@@ -77,6 +79,12 @@ class OmniDraft(Foreign):
             description="exact: draw the target's token and compare; paper: min(1, p / q') with "
             "the merged q', which is LOSSY for drawn text",
         )
+        every: int = Field(0, ge=0, description="finished requests per update of weights; 0: none")
+        steps: int = Field(1, ge=1, le=64, description="gradient steps per update")
+        lr: float = Field(1e-4, gt=0.0, description="AdamW's learning rate")
+        ngram_weight: float = Field(0.2, ge=0.0, description="lambda, of the n-grams' loss")
+        window: int = Field(512, ge=2, description="drafter tokens of a text that teach")
+        held: int = Field(4096, ge=1, description="rows that wait for an update at most")
 
     def __init__(self, options: Any, context: Context) -> None:
         super().__init__(options, context)
@@ -86,10 +94,31 @@ class OmniDraft(Foreign):
             self.lossy = "merged tokens are not quite drawn from the q' that is stated (rule=paper)"
         most = options.max_ngrams
         self._stores: Scopes[NgramCache] = Scopes(options.scope, lambda: NgramCache(most), most)
+        self.distiller: Distiller | None = None
+        self._ended = 0
+        if options.every:
+            self._learns(options)
+
+    def _learns(self, options: OmniDraft.Options) -> None:
+        """Draft with a copy of the model, whose weights will change."""
+        if options.scope != "process":
+            accepted = "0, or scope 'process': the weights are shared by all who draft with them"
+            raise ConfigError(f"{self.name}.every", options.every, accepted)
+        from foretoken.draft.lm_model import SmallModel
+        from foretoken.target.hf import HFTarget
+
+        self.distiller = Distiller(
+            self.model.target.model, self.pair, options.lr, options.ngram_weight, options.window,
+            options.held,
+        )  # fmt: skip
+        name = self.model.name or self.model.target.name
+        self.model = SmallModel(HFTarget(self.distiller.serving, name), name)
 
     def begin(self, session: Session) -> None:
         """Find the n-grams of the session's scope."""
         session.memo[CACHE] = self._stores.open(session)
+        if self.distiller is not None:
+            session.memo[NOTES] = Notes()
 
     def growth(
         self, session: Session, budget: Budget, generator: torch.Generator, greedy: bool
@@ -102,6 +131,7 @@ class OmniDraft(Foreign):
         """See the base class."""
         tree, joint = draft.growth.tree(), draft.growth.joint
         parts = merged(self.pair, draft.session.memo[CACHE], tree.tokens)[: draft.most]
+        draft.memory.drafted = tree.tokens, [end for _, end, _ in parts]
         found = chain([token for _, _, token in parts], [joint[end - 1] for _, end, _ in parts])
         if self.options.rule == "exact":
             return found
@@ -116,15 +146,34 @@ class OmniDraft(Foreign):
         """Target tokens that are several of the drafter's become n-grams."""
         if self.options.prompt or not prompt:
             cache: NgramCache = session.memo[CACHE]
-            for token, gram in pairs:
-                if len(gram) > 1:
-                    cache.add(gram, token)
+            for pair in pairs:
+                if len(pair.gram) > 1:
+                    cache.add(pair.gram, pair.token)
+
+    def observe(self, session: Session, step: Step) -> None:
+        """See the base class; where weights are learned, note the target's rows."""
+        if self.distiller is not None:
+            notes: Notes = session.memo[NOTES]
+            self.distiller.note(session, step, notes)
+            memory: ForeignMemory | None = session.memo.get(self.name)
+            if memory is not None and memory.read >= 0 and len(step.tree):
+                before = memory.transcript.ids[: memory.read]
+                self.distiller.note_refused(step, notes, before, *memory.drafted)
+        super().observe(session, step)
 
     def end(self, session: Session) -> None:
-        """Give the rows back; idle caches together hold at most `max_ngrams` n-grams."""
+        """Give the rows back; idle caches together hold at most `max_ngrams` n-grams. Every so many
+        requests the weights are learned."""
         super().end(session)
         session.memo.pop(CACHE, None)
         self._stores.close(session)
+        notes: Notes | None = session.memo.pop(NOTES, None)
+        if self.distiller is not None and notes is not None:
+            self.distiller.finish(session, notes)
+            self._ended += 1
+            if self._ended % self.options.every == 0:
+                with self.model.lock:
+                    self.distiller.learn(self.options.steps)
 
     def state(self) -> dict[str, Any]:
         """The n-grams by tenant, JSON-ready; nothing for scopes that end with their session."""

@@ -15,13 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import NamedTuple
 
 from foretoken.draft.spelling import dangling
 from foretoken.draft.vocabularies import Vocabularies
 
 BEHIND = 48  # bytes of known text that are encoded again, at first
 SURE = 4  # ids before the first replaced one that must be the held ones
-Pair = tuple[int, tuple[int, ...]]  # a target token, the drafter's tokens of the same text
+
+
+class Pair(NamedTuple):
+    """A target token, and the drafter's tokens of the same text."""
+
+    token: int
+    gram: tuple[int, ...]
+    place: int  # of the token in the target's text
+    at: int  # of the first of `gram` in the drafter's
 
 
 class Transcript:
@@ -33,7 +42,8 @@ class Transcript:
         self.seen = 0  # target tokens that were taken up
         self.text = bytearray()  # of the run, as the target wrote it
         self._from = len(self.ids)  # where the run begins in `ids`
-        self._new: list[tuple[int, int, int]] = []  # new tokens of the run: (token, start, end)
+        # new tokens of the run: (token, its place, start and end in the run's text)
+        self._new: list[tuple[int, int, int, int]] = []
 
     @property
     def broken(self) -> bool:
@@ -48,7 +58,8 @@ class Transcript:
         Gives how many of `ids` stayed, and the new target tokens whose text is that of whole tokens
         of the drafter, with these.
         """
-        new, self.seen = tokens[self.seen :], len(tokens)
+        seen, self.seen = self.seen, len(tokens)
+        new = tokens[seen:]
         if self.pair.same:
             held, last = len(self.ids), self.pair.n_drafter - 1
             self.ids += (min(token, last) for token in new)  # padding is read as padding
@@ -56,14 +67,14 @@ class Transcript:
         stayed, known = len(self.ids), len(self.text)
         found: list[Pair] = []
         self._new = []
-        for token in new:
+        for place, token in enumerate(new, seen):
             if token in self.pair.target.specials:
                 stayed = min(stayed, self._encode(known))
                 found += self._aligned()
                 self._special(token)
                 known = 0
             else:
-                self._write(token)
+                self._write(token, place)
         stayed = min(stayed, self._encode(known))
         return stayed, found + self._aligned()
 
@@ -74,13 +85,13 @@ class Transcript:
         other.follow(tokens)
         return other
 
-    def _write(self, token: int) -> None:
+    def _write(self, token: int, place: int) -> None:
         piece = self.pair.target.piece(token) or b""
         if not self.text and self.pair.target.strips:
             piece = piece.removeprefix(b" ")
         start = len(self.text)
         self.text += piece
-        self._new.append((token, start, len(self.text)))
+        self._new.append((token, place, start, len(self.text)))
 
     def _special(self, token: int) -> None:
         """A special token ends the run: its counterpart, or its name as text, or nothing if the
@@ -129,7 +140,7 @@ class Transcript:
         """The run's new target tokens that are whole tokens of the drafter."""
         if not self._new:
             return []
-        at, first = len(self.text), self._new[0][1]
+        at, first = len(self.text), self._new[0][2]
         index = {at: len(self.ids)}  # place in the text -> the id that begins there
         for i in range(len(self.ids) - 1, self._from - 1, -1):
             piece = self.pair.drafter.piece(self.ids[i])
@@ -142,8 +153,8 @@ class Transcript:
                 break  # a tokenizer that changes what it reads
             index[at] = i
         return [
-            (token, tuple(self.ids[index[start] : index[end]]))
-            for token, start, end in self._new
+            Pair(token, tuple(self.ids[index[start] : index[end]]), place, index[start])
+            for token, place, start, end in self._new
             if start < end and start in index and end in index
         ]
 

@@ -211,6 +211,12 @@ class TestTheModel:
         assert done[0].stats.drafted > 0
         assert done[0].guarantee == "exact"
 
+    def test_a_tokenizer_by_name(self, tmp_path: Path) -> None:
+        tiny.foreign_tokenizer().save_pretrained(tmp_path)
+        assert make("lm-slem", tokenizer=str(tmp_path)).pair.shared > 4
+        with pytest.raises(ConfigError, match=r"^tokenizer: .*nowhere"):
+            make("lm-slem", tokenizer="/nowhere")
+
     @pytest.mark.parametrize("name", NAMES)
     def test_a_target_without_a_tokenizer(self, name: str) -> None:
         with pytest.raises(CapabilityError, match=f"'{name}'.*target comes without"):

@@ -140,7 +140,7 @@ def test_pairs_are_tokens_of_the_same_text() -> None:
         for n in range(1, len(tokens) + 1):
             pairs += growing.follow(tokens[:n])[1]
         assert pairs, (target, drafter)
-        for token, gram in pairs:
+        for token, gram, _, _ in pairs:
             written = found.drafter.written(gram)
             assert (
                 written == found.target.piece(token)
@@ -157,6 +157,9 @@ def test_pairs_are_tokens_of_the_same_text() -> None:
             start, at = max(at, 0), at + len(found.target.piece(token))
             expected += start < at and {start, at} <= ends | {0}
         assert len(all_pairs) == expected
+        for one in all_pairs:
+            assert tokens[one.place] == one.token
+            assert tuple(whole.ids[one.at : one.at + len(one.gram)]) == one.gram
 
 
 def test_merges_are_seen_as_pairs() -> None:
@@ -164,8 +167,8 @@ def test_merges_are_seen_as_pairs() -> None:
     one, other = Spelling(target), Spelling(drafter)
     found = Vocabularies(one, other, (one.size, other.size), ((), ()), ("one", "other"))
     growing = Transcript(found)
-    pairs = dict(growing.follow(one.encode(b"the inner tan"))[1])
-    by_name = {target.convert_ids_to_tokens(t): len(gram) for t, gram in pairs.items()}
+    pairs = growing.follow(one.encode(b"the inner tan"))[1]
+    by_name = {target.convert_ids_to_tokens(p.token): len(p.gram) for p in pairs}
     assert by_name == {"the": 3, "in": 2, "er": 2, "an": 2, "t": 1, " ": 1, "n": 1}
 
 
