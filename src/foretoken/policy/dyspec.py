@@ -11,6 +11,10 @@ The paper pops a heap, with a forward per node, or expands level by level down t
 it is both at once: levels are grown in batches, and slots that deeper ones outrank are left out at
 the end, which gives the very tree of the heap (`draft.shaped`). Where nothing is drawn the token is
 known beforehand: then the slot is worth the probability of its path, v q.
+
+What DySpec believes, that a draw is accepted with its own probability, is near the truth where q is
+sharp. Where it is flat the rules accept far more, and the trees get wider than is good: there
+`sequoia`, which counts, does better.
 Learns nothing. Cost: a forward of the drafter per level, over at most `nodes` nodes.
 """
 

@@ -87,13 +87,16 @@ class Sequoia(Policy):
     def _plan(self, session: Session, world: World) -> RankTree:
         given = self.options.acceptance
         chances = world.counts.acceptance(self.options.ranks) if given is None else given
-        trees = RankTrees(chances, self._nodes, self.options.depth)
+        # a plan for more levels than the drafter grants would be cut, and be no plan
+        own = getattr(getattr(session.drafter, "options", None), "depth", None)
+        deepest = min(self.options.depth, own or self.options.depth)
+        trees = RankTrees(chances, self._nodes, deepest)
         value = trees.tokens
         if self.latency is not None:
             batch, context = self._batch, len(session.tokens)
             line = self.latency.line(context, batch * (self._nodes + 1))
             forward = np.array(line[batch::batch]) / batch
-            levels = np.arange(self.options.depth + 1) * self._level(session)
+            levels = np.arange(deepest + 1) * self._level(session)
             value = value / (forward[None, :] + levels[:, None])
         # the first of equals: the least levels, then the least nodes
         depth, nodes = np.unravel_index(int(value.argmax()), value.shape)

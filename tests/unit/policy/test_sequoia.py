@@ -95,6 +95,13 @@ def test_the_size_is_where_tokens_per_second_are_most() -> None:
     assert policy(STEEP, acceptance=(0.9,)).budget(session()).nodes == 0
 
 
+def test_no_plan_is_deeper_than_the_drafter_goes() -> None:
+    shallow = session()
+    shallow.drafter.options = SimpleNamespace(depth=2)
+    budget = policy(nodes=6, acceptance=(0.6, 0.3), curve=None).budget(shallow)
+    assert (budget.nodes, budget.depth) == (6, 2)
+
+
 def test_dear_levels_make_wide_trees() -> None:
     wide, deep = (policy(FLAT, nodes=8, acceptance=(0.5, 0.3, 0.1)) for _ in range(2))
     wide._levels["lm"], deep._levels["lm"] = 1.0, 0.001
