@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 from tests import tiny
 from tests.contract.test_lm_cache import SAMPLING, NowAndThen, Scripted, same, watch
 from tests.tokenizers_of_kinds import KINDS, byte_bpe, bytes_only, characters, fallback, unigram
+from tokenizers import Tokenizer
 
 from foretoken import registry
 from foretoken.draft.base import Context
@@ -27,7 +30,10 @@ from foretoken.draft.vocabularies import Vocabularies
 from foretoken.engine.build import build, options
 from foretoken.engine.engine import Engine
 from foretoken.errors import CapabilityError, ConfigError
+from foretoken.prompt.samples import demo_model
+from foretoken.prompt.tokens import load_tokenizer
 from foretoken.target.hf import HFTarget
+from foretoken.target.load import load
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Limits, Request, Sampling, Session
 
@@ -379,3 +385,58 @@ class TestEncodedText:
 def test_names_say_what_they_are() -> None:
     assert LmTli.emits == LmSlrs.emits == "sampled"
     assert OmniDraft.emits == "point"
+
+
+class TestOtherIds:
+    """The demo drafter under shuffled ids: all of the text goes through both tokenizers, and as
+    much is accepted as of `lm`, whose vocabulary is the target's."""
+
+    @pytest.fixture(scope="class")
+    def demo(self) -> Any:
+        return load(str(demo_model()), dtype="float32")
+
+    @pytest.fixture(scope="class")
+    def shuffled(self) -> tuple[Any, Any]:
+        """(model, tokenizer)"""
+        tokenizer = load_tokenizer(demo_model())
+        model = tiny.tf.AutoModelForCausalLM.from_pretrained(
+            demo_model() / "drafter", dtype=torch.float32, attn_implementation="eager"
+        )
+        new = list(range(model.config.vocab_size))  # old id -> new id
+        random.Random(1).shuffle(new)
+        spec = json.loads(tokenizer.backend_tokenizer.to_str())
+        spec["model"]["vocab"] = {name: new[i] for name, i in spec["model"]["vocab"].items()}
+        for token in spec["added_tokens"]:
+            token["id"] = new[token["id"]]
+        spec["added_tokens"].sort(key=lambda token: token["id"])
+        old = torch.empty(len(new), dtype=torch.long)
+        old[torch.tensor(new)] = torch.arange(len(new))
+        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        with torch.no_grad():
+            for weight in {id(layer.weight): layer.weight for layer in layers}.values():
+                weight.copy_(weight[old].clone())
+        model.generation_config.eos_token_id = new[tokenizer.eos_token_id]
+        other = tiny.tf.PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(spec)), eos_token=tokenizer.eos_token
+        )
+        return model.eval(), other
+
+    @pytest.mark.parametrize("name", ["lm-tli", "lm-slem", "omnidraft"])
+    def test_as_much_is_accepted(self, demo: Any, shuffled: Any, name: str) -> None:
+        engine = Engine(
+            demo.target, demo.tokenizer, method="plain", policy="fixed", assets=demo.folder
+        )
+        texts = "def fibonacci(n):\n    ", "Tom has 12 apples. He eats 3 of them, so he has "
+        requests = [
+            Request(demo.tokenizer.encode(t), limits=Limits(max_new_tokens=24)) for t in texts
+        ]
+        values = {"model": shuffled[0], "tokenizer": shuffled[1]}
+        other = engine.use(name, "fixed", None, values, {"nodes": 4})
+        assert not other.drafter.pair.same
+        assert other.drafter.pair.shared == demo.target.vocab
+        own = engine.use("lm", "fixed", None, {}, {"nodes": 4})
+        plain, one, two = (engine.run(requests, m) for m in (engine.method, own, other))
+        assert [c.tokens for c in plain] == [c.tokens for c in one] == [c.tokens for c in two]
+        assert [c.stats.steps for c in one] == [c.stats.steps for c in two]
+        assert [c.stats.accepted for c in one] == [c.stats.accepted for c in two]
+        assert sum(c.stats.accepted for c in two) > 20
