@@ -18,13 +18,13 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PARTS = 2  # processes that write answers
-SHORT = 200  # steps of an alignment, 2,048 tokens each
-LONG = 1500  # steps of the drafter that is shipped
+SHORT = 150  # steps of an alignment, 1,024 tokens each
+LONG = 700  # steps of the drafter that is shipped
 ROOT = Path(__file__).parents[1]
 TEXT = ["--text", "data/gsm8k_train.jsonl"]
 SIZES = {
@@ -32,11 +32,10 @@ SIZES = {
     "medium": ["--layers", "2", "--hidden", "128", "--ffn", "384"],
     "large": ["--layers", "4", "--hidden", "192", "--ffn", "512"],
 }
-LOSSES = ("ce-text", "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "ce",
-          "length", "amft")  # fmt: skip
-FEW = ("ce-text", "forward-kl", "tvd++", "lk-hybrid")  # of the sizes that are not studied in full
+LOSSES = ("ce-text", "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "amft")
+FEW = ("ce-text", "forward-kl")  # of the sizes that are not studied in full
 PRETRAIN = ["--batch", "16", "--micro", "16", "--seq", "512", "--eval-every", "500"]
-ALIGN = ["--batch", "8", "--micro", "8", "--seq", "256", "--lr", "0.001", "--warmup", "20",
+ALIGN = ["--batch", "4", "--micro", "4", "--seq", "256", "--lr", "0.001", "--warmup", "20",
          "--stdlib", "--eval-every", "100"]  # fmt: skip
 
 
@@ -49,6 +48,7 @@ class Arm:
     after: tuple[str, ...] = ()  # arms whose folders it reads, written as {name} in the words
     steps: int = 0  # scaled; 0: the command has none
     output: str = "--out"  # the option that names where it writes
+    recipe: tuple[str, ...] = ("train", "draft")
 
 
 def arms() -> list[Arm]:
@@ -65,10 +65,16 @@ def arms() -> list[Arm]:
         starts.append(start)
         losses = LOSSES if size == "medium" else FEW
         out += [_align(f"{size}-{loss}", start.name, loss) for loss in losses]
-        alone = ("align", "--data", "{answers}", *shape, *TEXT, *ALIGN, "--loss", "ce-text")
-        out.append(Arm(f"{size}-unpretrained", alone, ("answers",), SHORT))
-    long = ("--on-policy", "0.2", "--on-policy-every", "200", "--text-share", "0.4")
-    out.append(replace(_align("medium-long", "medium-pretrain", "lk-hybrid", *long), steps=LONG))
+    alone = ("align", "--data", "{answers}", *SIZES["medium"], *TEXT, *ALIGN, "--loss", "ce-text")
+    out.append(Arm("medium-unpretrained", alone, ("answers",), SHORT))
+    # the drafter that was shipped before, and what is made of it
+    earlier = ("--data", "data/gsm8k_train.jsonl", "--tokenizer", "src/foretoken/assets/demo",
+               "--hidden", "128", "--layers", "2", "--heads", "2", "--kv-heads", "1",
+               "--ffn", "352")  # fmt: skip
+    starts.append(Arm("earlier", earlier, (), 6500, recipe=("train", "lm")))
+    begun = ("align", "--data", "{answers}", "--drafter", "{earlier}", *TEXT, *ALIGN)
+    long = ("--batch", "8", "--micro", "8", "--loss", "lk-hybrid", "--text-share", "0.3")
+    out.append(Arm("earlier-aligned", (*begun, *long), ("answers", "earlier"), LONG))
     own = ("--on-policy", "0.3", "--on-policy-every", "50", "--on-policy-tokens", "64")
     out.append(_align("medium-on-policy", "medium-pretrain", "forward-kl", *own))
     bigger = ("pretrain", *TEXT, "--layers", "6", "--hidden", "256", "--ffn", "704", *PRETRAIN)
@@ -88,7 +94,7 @@ def arms() -> list[Arm]:
     )
     cut = ("cut", "--data", "{answers}", "--layers", "2", "--params", "1500000", "--stages", "4",
            "--batch", "8", "--micro", "8", "--seq", "256")  # fmt: skip
-    out.append(Arm("cut", cut, ("answers",), 400))
+    out.append(Arm("cut", cut, ("answers",), 200))
     made = [arm for arm in out if arm.name in parts]
     rest = [arm for arm in out if arm.name not in parts]
     whole = [*starts, *made, Arm("answers", ("data", *merged), tuple(parts)), *rest]
@@ -98,7 +104,7 @@ def arms() -> list[Arm]:
 def _simulations(arms: Sequence[Arm]) -> list[Arm]:
     """Real drafts of every drafter on held-out prompts, of each size side by side."""
     out = []
-    for size in (*SIZES, "other", "cut"):
+    for size in ("earlier", *SIZES, "other", "cut"):
         drafters = [arm.name for arm in arms if arm.name.startswith(size)]
         target: tuple[str, ...] = ()
         if size == "other":
@@ -145,8 +151,9 @@ class Study:
             words += ["--steps", str(max(8, round(arm.steps * self.scale)))]
         place = self.out / arm.name
         if arm.output == "--save":
-            return ["train", "draft", *words, "--device", "cpu", "--save", f"{place}.json"]
-        return ["train", "draft", *words, "--device", self.device, "--out", str(place)]
+            return [*arm.recipe, *words, "--device", "cpu", "--save", f"{place}.json"]
+        device = ["--device", self.device] if "draft" in arm.recipe else []
+        return [*arm.recipe, *words, *device, "--out", str(place)]
 
     def make(self, arm: Arm) -> None:
         """Run one arm; what it printed goes to DIR/name.log."""
