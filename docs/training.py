@@ -1,0 +1,174 @@
+"""Tables of docs/training.md from the runs in benchmarks/: `python -m docs.training`.
+
+benchmarks/drafters.json is the study of the recipes (`python -m benchmarks.drafters`),
+benchmarks/lengths.json the policies (`foretoken bench`), benchmarks/online.json and .svg the stream
+(`foretoken train draft online`). tests/docs compares the page with the files.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "benchmarks"
+PAGE = HERE / "training.md"
+START, END = "<!-- measured: python -m docs.training -->\n", "<!-- /measured -->\n"
+
+
+def written() -> str:
+    """What stands between the markers."""
+    return "\n".join(
+        [*recipes(read("drafters")), *lengths(read("lengths")), *online(read("online"))]
+    )
+
+
+def read(name: str) -> Any:
+    """The document of a run."""
+    return json.loads((RUNS / f"{name}.json").read_text())
+
+
+def recipes(document: Any) -> list[str]:
+    """A row for each drafter, and what training cost."""
+    arms = {arm["name"]: arm for arm in document["arms"]}
+    data = arms["answers"]["data"]
+    out = [
+        "### Every recipe on the demo target",
+        "",
+        f"Printed from `benchmarks/drafters.json`, which `{document['command']}` makes: "
+        f"{data['rows']:,} answers of the bundled target with {data['learned']:,} tokens to learn, "
+        f"temperatures 0, 0.7 and 1, 5 % of the prompts held out. {document['note']}",
+        "",
+        "Held out: alpha is the exact chance that a token drawn at temperature 1 is accepted, "
+        "before -> after. Drafts of four tokens on held-out prompts: tokens per step, MBSU and "
+        "x plain at temperature 0 (`lm`) and 1 (`lm-sampled`).",
+        "",
+        "| drafter | parameters | training | alpha | tokens/step, T 0 | MBSU | x plain | "
+        "tokens/step, T 1 | MBSU | x plain |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    figures = simulated(arms)
+    for name, arm in arms.items():
+        if "recipe" in arm and name in figures["0"]:
+            out.append(_row(name, arm, figures))
+    out += ["", *_targets(arms, figures), "", "The commands:", "", "```"]
+    out += [arm["command"] for arm in arms.values() if "simulation" not in arm]
+    return [*out, "```", ""]
+
+
+def simulated(arms: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Temperature -> drafter -> figures of its drafts for the demo target, by its own method."""
+    out: dict[str, dict[str, Any]] = {"0": {}, "1": {}}
+    for name, arm in arms.items():
+        if "simulation" not in arm or name.startswith("simulate-other"):
+            continue
+        for figures in arm["simulation"]:
+            nested = figures["method"].startswith("s2d")
+            if nested == figures["drafter"].endswith("s2d"):
+                out[name[-1]][figures["drafter"]] = figures
+    return out
+
+
+def _row(name: str, arm: Any, figures: dict[str, dict[str, Any]]) -> str:
+    alpha = _alpha(arm)
+    minutes = f"{arm.get('steps', 0):,} steps, {arm['wall_seconds'] / 60:.1f} min"
+    cells = [name, f"{arm['parameters'] / 1e6:.2f} M", minutes, alpha]
+    for heat in ("0", "1"):
+        found = figures[heat].get(name)
+        cells += ["-"] * 3 if found is None else [
+            _number(found["tokens_per_step"]), _number(found["mbsu"]),
+            _number(found["ratio_to_plain"]),
+        ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _alpha(arm: Any) -> str:
+    after, before = arm.get("held_out", {}), arm.get("before", {})
+    if "alpha" in after:
+        start = f"{before['alpha']:.3f} -> " if "alpha" in before else ""
+        return f"{start}{after['alpha']:.3f}"
+    by_exit = [f"{value:.3f}" for key, value in after.items() if key.startswith("alpha at")]
+    return ", ".join(by_exit) or "-"
+
+
+def _targets(arms: dict[str, Any], figures: dict[str, dict[str, Any]]) -> list[str]:
+    """One nested drafter for two targets, against one drafter each."""
+    out = ["### One drafter for two targets", "",
+           "`s2d` was trained on the text alone, for no target; the others for one of them. The "
+           "other target is a model of its own (5.5 M parameters), trained from another start.",
+           "", "| target | drafter | tokens/step, T 0 | MBSU | tokens/step, T 1 | MBSU |",
+           "|---|---|---|---|---|---|"]  # fmt: skip
+    rows = [("demo", "large-forward-kl", figures), ("demo", "large-s2d", figures)]
+    other: dict[str, dict[str, Any]] = {"0": {}, "1": {}}
+    for heat, mine in other.items():
+        for found in arms.get(f"simulate-other-{heat}", {}).get("simulation", ()):
+            nested = found["method"].startswith("s2d")
+            if nested == found["drafter"].endswith("s2d"):
+                mine[found["drafter"]] = found
+    rows += [("other", "large-other", other), ("other", "large-s2d", other)]
+    for target, name, where in rows:
+        cells = [target, name]
+        for heat in ("0", "1"):
+            found = where[heat].get(name)
+            cells += ["-"] * 2 if found is None else [
+                _number(found["tokens_per_step"]), _number(found["mbsu"])
+            ]  # fmt: skip
+        out.append("| " + " | ".join(cells) + " |")
+    return out
+
+
+def lengths(document: Any) -> list[str]:
+    """Every policy on one stream: ratio to plain, regret to the best constant length."""
+    results = [r for r in document["results"] if r["method"] != "plain"]
+    constant = [r for r in results if "policy=constant" in r["method"]]
+    best = max(constant, key=lambda r: r["ratio_to_plain"])
+    out = ["### Every length policy on one stream", "",
+           f"`{document['command']}`", "", document["note"], "",
+           "| method | tokens/step | drafted a step | x plain | against the best constant |",
+           "|---|---|---|---|---|"]  # fmt: skip
+    for r in sorted(results, key=lambda r: -r["ratio_to_plain"]):
+        share = r["ratio_to_plain"] / best["ratio_to_plain"] - 1
+        cells = [f"`{r['method']}`", _number(r["tokens_per_step"]),
+                 _number(r["drafted"] / max(r["steps"], 1)), _number(r["ratio_to_plain"]),
+                 "best" if r is best else f"{share:+.1%}"]  # fmt: skip
+        out.append("| " + " | ".join(cells) + " |")
+    return [*out, ""]
+
+
+def online(document: Any) -> list[str]:
+    """Acceptance by topic for drafters that learn while they serve."""
+    topics = document["topics"]
+    out = ["### A stream that changes topic twice", "", f"`{document['command']}`", "",
+           document["note"], "", "![acceptance over the stream](online.svg)", "",
+           "Acceptance of a judged token over the first and the last "
+           f"{document['window']} requests of a topic; (n): requests until it was within 5 % of "
+           "the last.", "",
+           "| drafter | " + " | ".join(topics) + " | tokens/s, last topic | learning |",
+           "|---|" + "---|" * (len(topics) + 2)]  # fmt: skip
+    for lane in document["lanes"]:
+        cells = [f"`{lane['label']}`"]
+        for phase in lane["phases"]:
+            waited = "" if phase["recovery"] is None else f" ({phase['recovery']})"
+            cells.append(f"{_number(phase['first'])} -> {_number(phase['last'])}{waited}")
+        share = sum(p["learning"] for p in lane["requests"]) / sum(
+            p["seconds"] for p in lane["requests"]
+        )
+        cells += [_number(lane["phases"][-1]["tokens_per_s"]), f"{share:.1%}"]
+        out.append("| " + " | ".join(cells) + " |")
+    return [*out, "", "Learning: its share of the time of serving.", ""]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def main() -> None:
+    """Write the part of the page between the markers."""
+    before, rest = PAGE.read_text().split(START)
+    _, after = rest.split(END)
+    PAGE.write_text(before + START + written() + END + after)
+
+
+if __name__ == "__main__":
+    main()
