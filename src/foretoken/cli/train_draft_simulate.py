@@ -139,10 +139,9 @@ def simulate(
 
 def _chosen(draft: DraftOptions, text: WrittenOptions) -> list[Candidate]:
     from foretoken.bench.spec import parse_methods
-    from foretoken.learn.recipes.simulate import candidates
+    from foretoken.learn.recipes.simulate import candidates, usual_method
 
-    usual = "lm" if not text.temperature else "lm-sampled"
-    specs = parse_methods(draft.method or usual, draft.policy)[1:]
+    specs = parse_methods(draft.method or usual_method(text.temperature), draft.policy)[1:]
     if not specs:
         raise ConfigError("methods", draft.method, f"one that drafts; {NULL_METHOD} is always run")
     if bad := [depth for depth in draft.depth or () if depth < 1]:
@@ -152,10 +151,11 @@ def _chosen(draft: DraftOptions, text: WrittenOptions) -> list[Candidate]:
 
 def _engine(target: TargetOptions, draft: DraftOptions) -> Engine:
     from foretoken.engine.engine import Engine
+    from foretoken.learn.recipes.simulate import usual_method
 
     loaded = load_target(target)
     if draft.policy != NULL_POLICY:
-        announce_curve(loaded.target, draft.policy, "lm")
+        announce_curve(loaded.target, draft.policy, usual_method(None))
     return Engine(
         loaded.target, loaded.tokenizer, method=NULL_METHOD, policy=NULL_POLICY,
         max_sessions=max(draft.batch, 1), assets=loaded.folder,
@@ -207,7 +207,7 @@ def _show(console: Console, made: Simulation) -> None:
     words = ("drafter", "method")
     table = columns(*words, "depth", *names, wrapped=words)
     plain = report.results[0]
-    table.add_row("", "plain", "-", "-", "-", number(plain.tokens_per_step), "-", "-",
+    table.add_row("", plain.method, "-", "-", "-", number(plain.tokens_per_step), "-", "-",
                   number(plain.tokens_per_s, ".1f"), number(plain.ratio_to_plain))  # fmt: skip
     for f in made.figures:
         table.add_row(

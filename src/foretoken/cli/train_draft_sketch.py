@@ -141,7 +141,7 @@ def _written(
         "bytes": {
             "codes": tuned.code_bytes,
             "tables": tuned.table_bytes,
-            "rest": sum(value.numel() * value.element_size() for value in made.rest.values()),
+            "others": sum(value.numel() * value.element_size() for value in made.rest.values()),
         },
         "trained": sum(weight.numel() for weight in trainer.weights.values()),
         "steps": trainer.step,
@@ -173,7 +173,7 @@ def _show(console: Console, made: SketchRun, summary: dict[str, Any]) -> None:
         console.print(table)
     size = summary["bytes"]
     console.print(
-        f"codes {size['codes']:,} bytes, tables {size['tables']:,}, the rest {size['rest']:,}; "
+        f"codes {size['codes']:,} bytes, tables {size['tables']:,}, the rest {size['others']:,}; "
         f"{summary['trained']:,} parameters trained",
         highlight=False, soft_wrap=True,
     )  # fmt: skip

@@ -129,6 +129,11 @@ class _Judgements(Tally):
         super().step(method, task, session, step)
 
 
+def usual_method(temperature: float | None) -> str:
+    """The plainest method that runs a drafter: for greedy text (None, 0), for drawn text."""
+    return "lm-sampled" if temperature else "lm"
+
+
 def candidates(
     drafters: Sequence[Any], specs: Sequence[Spec], depths: Sequence[int] = ()
 ) -> list[Candidate]:
