@@ -6,8 +6,10 @@ step depends on nothing but its texts, and memory on one of them. With the loss 
 of two losses is learned as well (`balance`).
 
 A step that gives a loss or a gradient that is no number, or whose time is up, changes nothing.
-Source: Liu et al. 2310.07177, sec. 4, AdamW with a constant rate and no decay as there; a largest
-gradient norm is ours. Cost: a forward and a backward pass over the batch's texts per step.
+Source: Liu et al. 2310.07177, sec. 4, AdamW with a constant rate and no decay as there. Ours: a
+largest gradient norm, and a rate that rises over the first steps of all, since AdamW's first ones
+move every weight by the whole rate, whatever its gradient. Cost: a forward and a backward pass over
+the batch's texts per step.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ from foretoken.learn.online.options import OnlineOptions
 from foretoken.learn.online.twin import dense_twin
 from foretoken.learn.recipes.losses import Loss
 
+RAMP = 10  # steps until the learning rate is whole
+
 
 @dataclass
 class Learned:
@@ -51,6 +55,7 @@ class Trainee:
         self.weights: list[Tensor] = list(self.model.parameters())
         self.kept = [weight.detach().clone() for weight in self.weights]
         self._optimiser: torch.optim.AdamW | None = None
+        self._made = 0  # steps of the optimiser
         self.balance = Balance(self.device) if options.loss == AMFT else None
         self._cuts = "logits_to_keep" in inspect.signature(self.model.forward).parameters
 
@@ -60,11 +65,13 @@ class Trainee:
             kept.copy_(weight.detach())
 
     def restore(self) -> None:
-        """Bit for bit the weights of the last `keep`; the optimiser forgets what led away."""
+        """Bit for bit the weights of the last `keep`; the optimiser forgets where it was going, not
+        how large gradients are."""
         with _learning(), torch.no_grad():
             for kept, weight in zip(self.kept, self.weights, strict=True):
                 weight.copy_(kept)
-        self._optimiser = None
+            for state in self._optimiser.state.values() if self._optimiser else ():
+                state["exp_avg"].zero_()
 
     def logits(self, sample: Sample) -> Tensor:
         """[n, V] at the sample's positions, its temperature taken."""
@@ -119,7 +126,7 @@ class Trainee:
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     done.finite = False
                     break
-                self._adam().step()
+                self._step()
                 done.steps, done.loss = done.steps + 1, loss
                 slowest = max(slowest, perf_counter() - started)
             if self.balance is not None and done.steps:
@@ -137,12 +144,15 @@ class Trainee:
             total += float(value.detach())
         return total
 
-    def _adam(self) -> torch.optim.AdamW:
+    def _step(self) -> None:
         if self._optimiser is None:
             self._optimiser = torch.optim.AdamW(
                 self.weights, lr=self.options.lr, betas=(0.9, 0.95), weight_decay=0.0
             )
-        return self._optimiser
+        self._made += 1
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.options.lr * min(1.0, self._made / RAMP)
+        self._optimiser.step()
 
     @contextmanager
     def _trainable(self) -> Iterator[None]:

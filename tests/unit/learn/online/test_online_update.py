@@ -18,7 +18,7 @@ from foretoken.draft.lm_model import SmallModel
 from foretoken.learn.online.buffer import Sample
 from foretoken.learn.online.loss import AMFT, ONLINE, accepted, coarse, names
 from foretoken.learn.online.options import OnlineOptions
-from foretoken.learn.online.update import Trainee
+from foretoken.learn.online.update import RAMP, Trainee
 from foretoken.learn.recipes.losses import LOSSES, forward_kl, reverse_kl
 from foretoken.target.hf import HFTarget
 from foretoken.target.linear import pack_linears
@@ -153,6 +153,19 @@ def test_a_batch_is_the_mean_over_its_rows() -> None:
         torch.testing.assert_close(a + b, both, atol=1e-6, rtol=1e-4)
 
 
+def test_the_first_steps_are_small() -> None:
+    """AdamW's first step moves every weight by the rate, whatever the gradient."""
+    one, moved = trainee(), []
+    for _ in range(RAMP):
+        before = [weight.clone() for weight in one.weights]
+        one.learn([texts(A, range(4))])
+        moved.append(
+            max(float((a - b).abs().max()) for a, b in zip(before, one.weights, strict=True))
+        )
+    assert moved[0] == pytest.approx(0.01 / RAMP, rel=0.01)
+    assert moved[-1] > 3 * moved[0]
+
+
 def test_the_same_texts_give_the_same_weights() -> None:
     made = [trainee(), trainee()]
     for one in made:
@@ -178,7 +191,9 @@ class TestNothingElse:
         assert not same(kept, one.weights)
         one.restore()
         assert same(kept, one.weights)
-        assert one._optimiser is None
+        moments = [state["exp_avg"] for state in one._optimiser.state.values()]
+        assert moments
+        assert not any(bool(moment.any()) for moment in moments)
 
     @pytest.mark.parametrize("fault", ["p", "weights"])
     def test_what_is_no_number_changes_nothing(self, fault: str) -> None:

@@ -151,6 +151,24 @@ def test_embedding_and_head_can_stay_the_targets() -> None:
     )
 
 
+def test_a_path_ends_about_where_a_single_cut_does_at_equal_tokens() -> None:
+    """Mean KL over three targets. The source has a path win; here neither does: see `cut`."""
+    ends = {1: 0.0, 3: 0.0}
+    for seed in range(3):
+        model = target(seed)
+        data = rows(model, 400)
+        for stages in ends:
+            options = config(
+                model, 0.4, layers=4, stages=stages, steps=40, lr=8e-3, batch=8, micro=8,
+                calibration=128,
+            )  # fmt: skip
+            run = CutRun(model, data, options)
+            run.train()
+            ends[stages] += run.stages[-1]["worth"]["kl"] / 3
+            assert run.stages[-1]["read"] <= options.params
+    assert 0.8 < ends[3] / ends[1] < 1.25
+
+
 def test_a_trimmed_head_counts_as_what_it_will_be() -> None:
     model = target()
     keep = list(range(0, VOCAB, 2))
