@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -219,7 +220,15 @@ class Study:
         facts: dict[str, Any] = {"name": arm.name, "command": "foretoken " + " ".join(shown)}
         facts["wall_seconds"] = float((self.out / f"{arm.name}.seconds").read_text())
         if arm.output == "--save":
-            facts["simulation"] = json.loads((self.out / f"{arm.name}.json").read_text())
+            whole = json.loads((self.out / f"{arm.name}.json").read_text())
+            facts["simulation"] = whole["figures"]
+        manifest = self.out / arm.name / "manifest.json"
+        if manifest.exists():
+            shards = json.loads(manifest.read_text())["shards"]
+            total = Counter[str]()
+            for shard in shards:
+                total.update(shard["counts"])
+            facts["counts"] = dict(total)
         log = self.out / arm.name / "training_log.json"
         if log.exists():
             whole = json.loads(log.read_text())
