@@ -252,7 +252,7 @@ class TestBalance:
         one, samples = trainee(loss=AMFT), texts(A, range(12))
         assert one.balance is not None
         seen = [one.balance.mu]
-        for _ in range(8):
+        for _ in range(40):
             one.learn([samples[:4], samples[4:8]], held_out=samples[8:])
             seen.append(one.balance.mu)
         assert seen[0] == 1.0
