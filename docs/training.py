@@ -43,8 +43,8 @@ def recipes(document: Any) -> list[str]:
         "Held out: alpha is the exact chance that a token drawn at temperature 1 is accepted, "
         "before -> after. Drafts of four tokens on 12 held-out prompts: acceptance, tokens per "
         "step and MBSU at temperature 0 (`lm`) and 1 (`lm-sampled`). The machine was busy, so that "
-        "speeds are not shown. Differences of 0.02 are noise. `medium-amft` is evaluated on a half of "
-        "the held-out rows, since its controller looks at the other one; `large-s2d` at each exit.",
+        "speeds are not shown. Differences of 0.02 are noise. `medium-amft` is evaluated on a half "
+        "of the held-out rows, since its controller looks at the rest; `large-s2d` at each exit.",
         "",
         "| drafter | parameters | training | alpha | T 0: accepted | tokens/step | MBSU | "
         "T 1: accepted | tokens/step | MBSU |",
