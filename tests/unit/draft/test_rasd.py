@@ -250,7 +250,9 @@ class TestInAnEngine:
         assert set(text.evidence) == {match_class(2)}
 
     def test_bad_input(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"rasd.theta: 1 .* known options: model, depth"):
+        with pytest.raises(
+            ConfigError, match=r"rasd.theta: 1 .* known options: model, domain, depth"
+        ):
             rasd(theta=1)
         with pytest.raises(ConfigError, match=r"rasd.model: None"):
             rasd(model=None)

@@ -5,13 +5,20 @@ from xml.etree import ElementTree
 import pytest
 
 from foretoken.learn.loss_curve import Panel, _ticks, loss_svg, svg
+from foretoken.learn.recipes.curves import curves_svg
 from foretoken.prompt.samples import demo_model
 
 
-@pytest.mark.parametrize("folder", [demo_model(), demo_model() / "drafter"], ids=str)
-def test_the_pictures_of_the_demo_models_are_those_of_their_logs(folder):
+@pytest.mark.parametrize(
+    ("folder", "picture", "drawn"),
+    [
+        (demo_model(), "loss.svg", loss_svg),
+        (demo_model() / "drafter", "curves.svg", curves_svg),
+    ],
+)
+def test_the_pictures_of_the_demo_models_are_those_of_their_logs(folder, picture, drawn):
     log = json.loads((folder / "training_log.json").read_text())["curve"]
-    assert loss_svg(log) == (folder / "loss.svg").read_text()
+    assert drawn(log) == (folder / picture).read_text()
 
 
 @pytest.mark.parametrize(
