@@ -13,6 +13,7 @@ from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
 from foretoken.errors import CapabilityError
 from foretoken.policy.base import Policy
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.types import Level, Session
 from tests import tiny
@@ -48,7 +49,7 @@ STOPPED = [
 def make(name: str, **values: object) -> Policy:
     cls = registry.find("policy", name)
     chosen = cls.Options(**{**tiny.policy_options(cls), **values})
-    policy: Policy = cls(chosen, CURVE if cls.needs_curve else None)
+    policy: Policy = cls(chosen, CURVE if cls.wants_curve(chosen) else None)
     return policy
 
 
@@ -76,6 +77,17 @@ def test_budgets_are_never_negative_and_text_stays(
     assert [c.tokens for c in done] == plain
     assert budgets
     assert all(b.nodes >= 0 and b.depth >= 0 and 0.0 <= b.min_prob <= 1.0 for b in budgets)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if issubclass(registry.find("policy", n).Options, Bounded)]
+)
+def test_a_bound_on_what_is_lost_leaves_the_text(name: str, plain: list[list[int]]) -> None:
+    policy = make(name, slack=0.0)
+    assert policy.guard is not None
+    engine = Engine(tiny.target("small"), method="plain")
+    done = engine.run([tiny.request(p, 24) for p in PROMPTS], method(policy))
+    assert [c.tokens for c in done] == plain
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from foretoken.errors import ConfigError
 from foretoken.registry import NULL_METHOD, NULL_POLICY
 
 if TYPE_CHECKING:
+    from foretoken.bench.prompts import Row
     from foretoken.engine.engine import Engine
     from foretoken.learn.online.stream import Contestant, Plan, Topics
     from foretoken.learn.online.stream_report import StreamOfTopics
@@ -90,7 +91,7 @@ def _opened(
     target: TargetOptions, stream: StreamOptions, text: WrittenOptions
 ) -> tuple[Topics, list[Contestant], Plan, Engine]:
     """Everything that may be wrong is found before a model is loaded, but for the drafter's fit."""
-    from foretoken.bench.prompts import encode, read_rows
+    from foretoken.bench.prompts import encode
     from foretoken.draft.osd import Osd
     from foretoken.engine.build import options
     from foretoken.engine.engine import Engine
@@ -103,7 +104,7 @@ def _opened(
     options(Osd.Options, given, Osd.name)
     if stream.window < 1:
         raise ConfigError("window", stream.window, "a whole number from 1")
-    rows = [(path.stem, read_rows([path], stream.limit)) for path in stream.prompts]
+    rows = _parts(stream.prompts, stream.limit)
     lanes = contestants(len(rows), given)
     limits = Limits(max_new_tokens=text.max_new_tokens)
     plan = Plan(text.sampling(), limits, stream.window)
@@ -114,6 +115,21 @@ def _opened(
     )  # fmt: skip
     topics = [(name, encode(some, loaded.tokenizer)) for name, some in rows]
     return topics, lanes, plan, engine
+
+
+def _parts(paths: list[Path], limit: int) -> list[tuple[str, list[Row]]]:
+    """(name, prompts) of each topic; a file that comes again goes on where it stopped, since what
+    learns would be flattered by prompts that it saw. Raises ConfigError where there are no more."""
+    from foretoken.bench.prompts import read_rows
+
+    out: list[tuple[str, list[Row]]] = []
+    for n, path in enumerate(paths):
+        before = paths[:n].count(path)
+        some = read_rows([path], limit * (before + 1))[limit * before :]
+        if not some:
+            raise ConfigError("limit", limit, f"few enough that {path} suffices for each time")
+        out.append((path.stem, some))
+    return out
 
 
 def _show(console: Console, made: StreamOfTopics) -> None:

@@ -103,7 +103,7 @@ def _policy(
     if "nodes" in cls.Options.model_fields and getattr(chosen, "nodes", 0) is None:
         chosen = chosen.model_copy(update={"nodes": drafter.nodes})
     # a drafter that never drafts needs no curve, which would take seconds to measure
-    measured = cost_curve(target) if cls.needs_curve and drafter.nodes else None
+    measured = cost_curve(target) if cls.wants_curve(chosen) and drafter.nodes else None
     return cls(chosen, measured)
 
 

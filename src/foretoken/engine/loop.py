@@ -67,6 +67,8 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
 def allowance(target: Target, session: Session) -> Budget:
     """What the policy allows; it ends where text, context or memory would."""
     budget = session.policy.budget(session)
+    if session.policy.guard is not None:
+        budget = session.policy.guard.granted(session, budget)
     held = len(session.tokens)
     depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
     room = min(session.cache.capacity - held, target.max_draft)
@@ -95,6 +97,8 @@ def judge(
     )
     session.drafter.observe(session, done)
     session.policy.observe(session, done)
+    if session.policy.guard is not None:
+        session.policy.guard.observe(session, done)
     seconds["draft"] += clock.lap()  # learning is part of what drafting costs
     for part, spent in seconds.items():
         session.stats.seconds[part] += spent

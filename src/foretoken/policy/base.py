@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foretoken import types
+from foretoken.policy.guard import Bounded, Guard
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Level, Session, Step
@@ -22,16 +23,26 @@ class Policy(ABC):
     summary: ClassVar[str]
     source: ClassVar[str]
 
-    needs_curve: ClassVar[bool] = False  # whether build must hand over the measured cost curve
+    needs_curve: ClassVar[bool] = False  # whether it looks at the measured cost curve
     stops: ClassVar[bool] = False  # whether `go_on` is to be asked between a draft's levels
     # what the drafter must give (`Drafter.gives`): "entropy", "hidden", "shapes" ...
     needs: frozenset[str] = frozenset()
+
+    guard: Guard | None = None  # bounds what is lost, where the options ask for it
 
     class Options(types.Options):
         """No options."""
 
     def __init__(self, options: Any, curve: CostCurve | None = None) -> None:
         self.options, self.curve = options, curve
+        if isinstance(options, Bounded) and options.slack is not None and curve is not None:
+            self.guard = Guard(options, curve)
+
+    @classmethod
+    def wants_curve(cls, options: Any) -> bool:
+        """Whether `build` must hand over the measured cost curve for these options."""
+        bounded = isinstance(options, Bounded) and options.slack is not None
+        return cls.needs_curve or bounded
 
     def meet(self, drafter: Drafter) -> None:
         """This drafter will be asked. Called when a method is built, before any work, so that what

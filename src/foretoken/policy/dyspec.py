@@ -26,10 +26,10 @@ from typing import Any
 
 from pydantic import Field
 
-from foretoken import types
 from foretoken.draft.shapes import Place, Shape
 from foretoken.policy.base import Policy
 from foretoken.policy.fixed import OWN
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session
 
@@ -42,7 +42,7 @@ class DySpec(Policy):
     source = "DySpec 2410.11744, alg. 1 and its layered form; the two in one: ours"
     needs = frozenset({"shapes", "turns"})
 
-    class Options(types.Options):
+    class Options(Bounded):
         """Size of the tree."""
 
         nodes: int | None = Field(

@@ -20,9 +20,9 @@ from typing import Any
 
 from pydantic import Field
 
-from foretoken import types
 from foretoken.draft.shapes import Place, Shape
 from foretoken.policy.base import Policy
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session
 
@@ -35,7 +35,7 @@ class Eagle2Tree(Policy):
     source = "EAGLE-2 2406.16858, sec. 4"
     needs = frozenset({"shapes", "turns"})
 
-    class Options(types.Options):
+    class Options(Bounded):
         """Size of the tree and of what it is chosen from."""
 
         nodes: int = Field(59, ge=0, le=1024, description="nodes of the draft, without the root")

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
-from foretoken import types
 from foretoken.policy.base import Policy
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session
 
@@ -21,7 +21,7 @@ class Fixed(Policy):
     summary = "the same budget in every step"
     source = "-"
 
-    class Options(types.Options):
+    class Options(Bounded):
         """The budget."""
 
         nodes: int | None = Field(

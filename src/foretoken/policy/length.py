@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import Field
 
-from foretoken import types
 from foretoken.policy.base import Policy
 from foretoken.policy.fixed import OWN
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
 from foretoken.types import Budget, Level, Session, Step
@@ -27,7 +27,7 @@ from foretoken.types import Budget, Level, Session, Step
 class LengthPolicy(Policy):
     """Base of the rules: the same nodes in every step, and levels as `length` says."""
 
-    class Options(types.Options):
+    class Options(Bounded):
         """How far it may go."""
 
         nodes: int | None = Field(

@@ -21,9 +21,9 @@ from typing import Any
 
 from pydantic import Field
 
-from foretoken import types
 from foretoken.draft.shapes import Place, Shape
 from foretoken.policy.base import Policy
+from foretoken.policy.guard import Bounded
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session
 
@@ -36,7 +36,7 @@ class OptTree(Policy):
     source = "OPT-Tree 2406.17276, sec. 3; without the lag of its code"
     needs = frozenset({"shapes", "turns"})
 
-    class Options(types.Options):
+    class Options(Bounded):
         """Size, and when another level is not worth it."""
 
         nodes: int = Field(50, ge=0, le=1024, description="nodes of the draft")

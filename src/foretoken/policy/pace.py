@@ -16,7 +16,6 @@ from foretoken.types import Session, Step
 
 KEPT = 31  # samples
 BLEND = 0.1  # weight of the newest draft in the nodes of a level
-_MET = "pace"  # in a session's memo: whether it has drafted
 
 
 def _samples() -> deque[float]:
@@ -30,6 +29,7 @@ class Pace:
     levels: deque[float] = field(default_factory=_samples)
     forwards: deque[float] = field(default_factory=_samples)
     width: float = 1.0  # nodes of a level
+    met: str = "pace"  # name in a session's memo of whether it has drafted: one for each observer
 
     @property
     def level(self) -> float | None:
@@ -44,8 +44,8 @@ class Pace:
     def observe(self, session: Session, step: Step) -> None:
         """A step."""
         depth = step.tree.depth
-        met = session.memo.get(_MET, False)
-        session.memo[_MET] = met or depth > 0
+        met = session.memo.get(self.met, False)
+        session.memo[self.met] = met or depth > 0
         if step.fresh > 1:
             return
         self.forwards.append(step.seconds["target"])

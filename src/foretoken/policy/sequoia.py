@@ -22,10 +22,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from foretoken import types
 from foretoken.learn.latency import Latency
 from foretoken.policy.base import Policy
 from foretoken.policy.fixed import OWN
+from foretoken.policy.guard import Bounded
 from foretoken.policy.rank_trees import RankTree, RankTrees
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
@@ -50,7 +50,7 @@ class Sequoia(Policy):
     needs = frozenset({"shapes"})
     needs_curve = True
 
-    class Options(types.Options):
+    class Options(Bounded):
         """How large a tree may be planned, and from what."""
 
         nodes: int | None = Field(

@@ -23,10 +23,10 @@ Source: Huang, Guo, Wang 2405.19715.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from weakref import WeakKeyDictionary
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from foretoken.errors import ArtifactError, ConfigError
 from foretoken.learn.recipes.specdec_head import SpecdecHead, folder_hash, load_head
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 WINDOW = 0.01  # weight of the newest step in the rate and of the newest prediction in their mean
 FIRST = 0.7  # the mean prediction before there was any, and the threshold before speeds are known
+
+
+def _none(value: Any) -> Any:
+    """As a command line writes it."""
+    return None if value == "none" else value
 
 
 class SpecdecPlusPlus(LengthPolicy):
@@ -57,11 +62,11 @@ class SpecdecPlusPlus(LengthPolicy):
         head: Any = Field(
             None, description="folder or file of a head; None: in the small model's folder"
         )
-        h: float | None = Field(
+        h: Annotated[float | None, BeforeValidator(_none)] = Field(
             0.7,
             ge=0.0,
             le=1.0,
-            description="chance of a rejection above which a draft ends; None: what its time is "
+            description="chance of a rejection above which a draft ends; none: what its time is "
             "worth",
         )
         least: int = Field(2, ge=1, le=1024, description="levels below which it never ends")

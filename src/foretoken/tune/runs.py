@@ -68,7 +68,7 @@ class Stream:
         chosen = checked(cls.Options, {}, name)
         if "nodes" in cls.Options.model_fields:
             chosen = chosen.model_copy(update={"nodes": drafter.nodes})
-        return cls(chosen, self.curve if cls.needs_curve else None)
+        return cls(chosen, self.curve if cls.wants_curve(chosen) else None)
 
     def offers(self, cast: Cast) -> list[list[Offer]]:
         """[requests][tokens] what a drafter proposes at every position of plain decoding; what

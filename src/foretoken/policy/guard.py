@@ -1,0 +1,95 @@
+"""A bound on what drafting may cost, for rules that promise no speed of their own (`slack`).
+
+A rule's budget is granted as far as its price keeps the debt within its bound: the measured curve's
+time for its nodes and its levels at their measured median, should nothing of it stand. Levels that
+cannot be afforded are left out; where not even one can, the step is plain. Before a level was
+measured a draft has one. What is granted hangs on clocks and counts alone, so that every rule and
+every kind of draft stays exact (our notes on length-policies, U0).
+
+One debt for all sessions of a policy, and not one for each: a rule that does not pay would lose its
+allowance anew in every request. So over every window of steps, of whoever, at most (1 + slack) x
+plain time + allowance + credit, and once what a step took beyond its price.
+Source: our notes on length-policies, U8; see `debt`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from foretoken import types
+from foretoken.learn.latency import Latency
+from foretoken.policy.debt import Debt
+from foretoken.policy.pace import Pace
+from foretoken.target.cost import CostCurve
+from foretoken.types import Budget, Session, Step
+
+STALE = 256  # plain steps after which measured levels are forgotten: it may have been a bad moment
+
+
+class Bounded(types.Options):
+    """What drafting may cost. Without `slack` a rule is as published."""
+
+    slack: float | None = Field(
+        None, ge=0.0, description="share of plain decoding's time that may be lost; None: no bound"
+    )
+    allowance: float = Field(
+        0.1, ge=0.0, description="and so many seconds in all (one plain step at least)"
+    )
+    credit: float = Field(4.0, ge=0.0, description="plain steps of earlier gains that count")
+
+
+class Guard:
+    """Of one policy."""
+
+    def __init__(self, options: Bounded, curve: CostCurve) -> None:
+        assert options.slack is not None
+        self.debt = Debt(options.slack, options.allowance, options.credit)
+        self.latency = Latency(curve)
+        self._paces: dict[str, Pace] = {}  # by drafter
+        self._batch, self._broke = 1, 0
+
+    def granted(self, session: Session, budget: Budget) -> Budget:
+        """The affordable part of a budget: its first levels, or none."""
+        if not budget.nodes:
+            return budget
+        pace, plain = self._pace(session), self._share(session, 0)
+        level = pace.level
+        deepest = min(budget.depth, budget.nodes) if level is not None else 1
+        if budget.shape is not None and budget.shape.settled:
+            deepest = min(deepest, getattr(budget.shape, "depth", deepest))
+        for depth in range(deepest, 0, -1):
+            rows = min(round(depth * pace.width), budget.nodes)
+            seconds = self._share(session, rows) + depth * (level or 0.0)
+            if self.debt.affords(seconds, plain):
+                self._broke = 0
+                return replace(budget, depth=depth)
+        self._broke += 1
+        if self._broke >= STALE:
+            self._broke = 0
+            pace.levels.clear()
+        return Budget(0)
+
+    def observe(self, session: Session, step: Step) -> None:
+        """Settle the debt, measure."""
+        self._batch = step.batch
+        self._pace(session).observe(session, step)
+        if step.fresh > 1:  # a prompt was read: that says nothing of the steps to come
+            return
+        self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
+        plain = self.latency(step.batch, step.context) / step.batch
+        spent = self.latency(step.rows, step.context) / step.batch + step.seconds["draft"]
+        self.debt.settle(spent, plain, len(step.committed.tokens))
+
+    def _share(self, session: Session, nodes: int) -> float:
+        """Seconds of a step with so many drafted nodes, for this session."""
+        context = len(session.tokens)
+        others = self.latency(self._batch, context)
+        return others / self._batch + self.latency(self._batch + nodes, context) - others
+
+    def _pace(self, session: Session) -> Pace:
+        name = session.drafter.name
+        if name not in self._paces:
+            self._paces[name] = Pace(met="guard")
+        return self._paces[name]
