@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,8 @@ SIZES = {
     "medium": ["--layers", "2", "--hidden", "128", "--ffn", "384"],
     "large": ["--layers", "4", "--hidden", "192", "--ffn", "512"],
 }
-LOSSES = ("ce-text", "forward-kl", "tv", "tvd++", "lk", "lk-hybrid", "amft")
+LOSSES = ("ce-text", "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "length",
+          "amft")  # fmt: skip
 FEW = ("forward-kl",)  # of the sizes that are not studied in full
 PRETRAIN = ["--batch", "16", "--micro", "16", "--seq", "512", "--eval-every", "500"]
 ALIGN = ["--batch", "4", "--micro", "4", "--seq", "256", "--lr", "0.001", "--warmup", "20",
@@ -50,6 +52,7 @@ class Arm:
     steps: int = 0  # scaled; 0: the command has none
     output: str = "--out"  # the option that names where it writes
     recipe: tuple[str, ...] = ("train", "draft")
+    copied: str = ""  # the arm whose folder is copied first: the command adds a file to it
 
 
 def arms() -> list[Arm]:
@@ -96,6 +99,14 @@ def arms() -> list[Arm]:
     cut = ("cut", "--data", "{answers}", "--layers", "2", "--params", "1500000", "--stages", "4",
            "--batch", "8", "--micro", "8", "--seq", "256")  # fmt: skip
     out.append(Arm("cut", cut, ("answers",), 200))
+    trim = Arm(
+        "large-trimmed",
+        ("vocab-trim", "--data", "{answers}"),
+        ("answers", "large-forward-kl"),
+        output="--drafter",
+        copied="large-forward-kl",
+    )
+    out.append(trim)  # fmt: skip
     made = [arm for arm in out if arm.name in parts]
     rest = [arm for arm in out if arm.name not in parts]
     whole = [*starts, *made, Arm("answers", ("data", *merged), tuple(parts)), *rest]
@@ -154,12 +165,14 @@ class Study:
         if arm.output == "--save":
             return [*arm.recipe, *words, "--device", "cpu", "--save", f"{place}.json"]
         device = ["--device", self.device] if "draft" in arm.recipe else []
-        return [*arm.recipe, *words, *device, "--out", str(place)]
+        return [*arm.recipe, *words, *device, arm.output, str(place)]
 
     def make(self, arm: Arm) -> None:
         """Run one arm; what it printed goes to DIR/name.log."""
         if self.done(arm):
             return
+        if arm.copied:
+            shutil.copytree(self.out / arm.copied, self.out / arm.name, dirs_exist_ok=True)
         began = time.perf_counter()
         found = os.pathsep.join(filter(None, [str(ROOT / "src"), os.environ.get("PYTHONPATH")]))
         threads = str(self.threads)
@@ -217,7 +230,8 @@ class Study:
     def facts(self, arm: Arm) -> dict[str, Any]:
         """Command, seconds, and what the trainer wrote."""
         shown = [w.replace(f"{self.out}/", "") for w in self.command(arm) if w != str(self.out)]
-        facts: dict[str, Any] = {"name": arm.name, "command": "foretoken " + " ".join(shown)}
+        copy = f"cp -r {arm.copied} {arm.name} && " if arm.copied else ""
+        facts: dict[str, Any] = {"name": arm.name, "command": f"{copy}foretoken {' '.join(shown)}"}
         facts["wall_seconds"] = float((self.out / f"{arm.name}.seconds").read_text())
         if arm.output == "--save":
             whole = json.loads((self.out / f"{arm.name}.json").read_text())

@@ -1,8 +1,9 @@
 """Tables of docs/training.md from the runs in benchmarks/: `python -m docs.training`.
 
 benchmarks/drafters.json is the study of the recipes (`python -m benchmarks.drafters`),
-benchmarks/lengths.json the policies (`foretoken bench`), benchmarks/online.json and .svg the stream
-(`foretoken train draft online`). tests/docs compares the page with the files.
+benchmarks/lengths.json and lengths_bound.json the policies (`foretoken bench`),
+benchmarks/online.json and .svg the stream (`foretoken train draft online`). tests/docs compares the
+page with the files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ START, END = "<!-- measured: python -m docs.training -->\n", "<!-- /measured -->
 
 def written() -> str:
     """What stands between the markers: a part for each run that is there."""
-    parts = {"drafters": recipes, "lengths": lengths, "online": online}
+    parts = {"drafters": recipes, "lengths": lengths, "lengths_bound": bound, "online": online}
     found = [part(read(name)) for name, part in parts.items() if (RUNS / f"{name}.json").exists()]
     return "\n".join(line for lines in found for line in lines) + "\n"
 
@@ -133,6 +134,19 @@ def lengths(document: Any) -> list[str]:
         cells = [f"`{r['method']}`", _number(r["tokens_per_step"]),
                  _number(r["drafted"] / max(r["steps"], 1)), _number(r["ratio_to_plain"]),
                  "best" if r is best else f"{share:+.1%}"]  # fmt: skip
+        out.append("| " + " | ".join(cells) + " |")
+    return [*out, ""]
+
+
+def bound(document: Any) -> list[str]:
+    """Every policy where drafting does not pay, with `slack`."""
+    out = ["### Where drafting does not pay", "", f"`{document['command']}`", "", document["note"],
+           "", "| method | tokens/step | drafted a step | x plain |",
+           "|---|---|---|---|"]  # fmt: skip
+    for r in document["results"]:
+        drafted = r["drafted"] / max(r["steps"], 1)
+        numbers = r["tokens_per_step"], drafted, r["ratio_to_plain"]
+        cells = [f"`{r['method']}`", *map(_number, numbers)]
         out.append("| " + " | ".join(cells) + " |")
     return [*out, ""]
 

@@ -3,15 +3,15 @@
 BanditSpec: UCB where rewards are noise around a mean, EXP3 where anything may happen. An arm's
 reward is tokens - rate x seconds with the stream's own rate, at least that of plain decoding: a
 mean of tokens per second would prefer short steps to fast text. Only the last `window` steps count.
-Every session keeps a `Debt`, and an arm that it cannot afford is not pulled: losses and trials
-together cost at most a stated share of plain decoding's time, plus a moment. An arm's price is the
-measured curve's for its rows, plus its levels at their measured median; before a level was
-measured, only the shortest arm is tried.
+There is a `Debt`, one for all sessions, and an arm that it cannot bear is not pulled: losses and
+trials together cost at most a stated share of plain decoding's time, plus a moment. An arm's price
+is the measured curve's for its rows, plus its levels at their measured median and what a first
+draft takes to read the text; before a level was measured, only the shortest arm is tried.
 Done otherwise than published: the arms (the paper has 1 to 4 tokens, and other settings); 0 among
 them; the reward; true per-arm counts; the window; the debt.
 
 Guarantee: exact. An arm is drawn before the draft, by numbers of a stream of their own. And in
-time: over every window of a session's steps, at most (1 + slack) x plain time + allowance + credit,
+time: over every window of steps, at most (1 + slack) x plain time + allowance + credit,
 and once what a step took beyond its price. Shared and saved: rewards of arms, by drafter.
 Source: Hou et al. 2505.15141; our notes on length-policies, U8, U10.
 """
@@ -53,7 +53,6 @@ class _Arms:
 class _Held:
     """What the policy holds of one session."""
 
-    debt: Debt
     pulled: tuple[int, float] | None = None  # (length, chance) of the step under way
     broke: int = 0  # steps in a row that could afford no draft
 
@@ -82,7 +81,7 @@ class Bandit(Policy):
             0.01, ge=0.0, description="share of plain decoding's time that may be lost"
         )
         allowance: float = Field(
-            0.1, ge=0.0, description="and so many seconds of a request (one plain step at least)"
+            0.1, ge=0.0, description="and so many seconds in all (one plain step at least)"
         )
         credit: float = Field(4.0, ge=0.0, description="plain steps of earlier gains that count")
 
@@ -92,6 +91,7 @@ class Bandit(Policy):
         # a level has a node at least: a longer arm would be the same one
         self.lengths = sorted({0, *(min(length, self.nodes) for length in options.lengths)})
         self.latency = None if curve is None else Latency(curve)
+        self.debt = Debt(options.slack, options.allowance, options.credit)
         self._arms: dict[str, _Arms] = {}  # by drafter
         self._tokens, self._seconds = 0.0, 0.0
         self._batch = 1
@@ -106,6 +106,7 @@ class Bandit(Policy):
         if held.broke >= STALE:  # they may have been measured in a bad moment
             held.broke = 0
             arms.pace.levels.clear()
+            arms.pace.firsts.clear()
         length, chance = self._choose(session, arms.pulls, allowed)
         held.pulled = length, chance
         return Budget(self.nodes, length) if length else Budget(0)
@@ -123,11 +124,11 @@ class Bandit(Policy):
 
     def _affordable(self, session: Session, pace: Pace) -> list[int]:
         """The lengths whose step, should nothing of it stand, keeps the debt within its bound."""
-        debt, plain = self._held(session).debt, self._share(session, 0)
+        debt, plain, first = self.debt, self._share(session, 0), pace.first(session)
         level, allowed = pace.level, [0]
         for length in self.lengths[1:]:
             rows = min(round(length * pace.width), self.nodes)
-            seconds = self._share(session, rows) + length * (level or 0.0)
+            seconds = self._share(session, rows) + length * (level or 0.0) + first
             if debt.affords(seconds, plain):
                 allowed.append(length)
             if level is None:
@@ -147,15 +148,20 @@ class Bandit(Policy):
         held, arms = self._held(session), self._arms_of(session)
         pulled, held.pulled = held.pulled, None
         arms.pace.observe(session, step)
-        if self.latency is None or pulled is None or step.fresh > 1:
-            return  # a prompt was read: that says nothing of the steps to come
+        if self.latency is None or pulled is None:
+            return
+        if step.fresh > 1:  # a prompt was read: that says nothing of the steps to come
+            read = self.latency(step.batch, step.context) / step.batch
+            drafting = step.seconds["draft"] if pulled[0] else 0.0
+            self.debt.settle(read + drafting, read, len(step.committed.tokens))
+            return
         self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
         plain = self.latency(step.batch, step.context) / step.batch
         # in a batch, others' drafting is no debt of a session that did not ask
         drafting = step.seconds["draft"] if pulled[0] else 0.0
         spent = self.latency(step.rows, step.context) / step.batch + drafting
         tokens = len(step.committed.tokens)
-        held.debt.settle(spent, plain, tokens)
+        self.debt.settle(spent, plain, tokens)
         self._tokens = (1.0 - RECENT) * self._tokens + tokens
         self._seconds = (1.0 - RECENT) * self._seconds + spent
         rate = max(self._tokens / self._seconds, 1.0 / plain)
@@ -172,9 +178,7 @@ class Bandit(Policy):
     def _held(self, session: Session) -> _Held:
         held: _Held | None = session.memo.get(self.name)
         if held is None:
-            options = self.options
-            debt = Debt(options.slack, options.allowance, options.credit)
-            held = session.memo[self.name] = _Held(debt)
+            held = session.memo[self.name] = _Held()
         return held
 
     def state(self) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 A rule's budget is granted as far as its price keeps the debt within its bound: the measured curve's
 time for its nodes and its levels at their measured median, should nothing of it stand. Levels that
 cannot be afforded are left out; where not even one can, the step is plain. Before a level was
-measured a draft has one. What is granted hangs on clocks and counts alone, so that every rule and
-every kind of draft stays exact (our notes on length-policies, U0).
+measured a draft has one. A session's first draft costs what first ones cost by token of the text,
+which a small model has to read. What is granted hangs on clocks and counts alone, so that every
+rule and every kind of draft stays exact (our notes on length-policies, U0).
 
 One debt for all sessions of a policy, and not one for each: a rule that does not pay would lose its
 allowance anew in every request. So over every window of steps, of whoever, at most (1 + slack) x
@@ -61,7 +62,7 @@ class Guard:
             deepest = min(deepest, getattr(budget.shape, "depth", deepest))
         for depth in range(deepest, 0, -1):
             rows = min(round(depth * pace.width), budget.nodes)
-            seconds = self._share(session, rows) + depth * (level or 0.0)
+            seconds = self._share(session, rows) + depth * (level or 0.0) + pace.first(session)
             if self.debt.affords(seconds, plain):
                 self._broke = 0
                 return replace(budget, depth=depth)
@@ -69,18 +70,19 @@ class Guard:
         if self._broke >= STALE:
             self._broke = 0
             pace.levels.clear()
+            pace.firsts.clear()
         return Budget(0)
 
     def observe(self, session: Session, step: Step) -> None:
         """Settle the debt, measure."""
         self._batch = step.batch
         self._pace(session).observe(session, step)
-        if step.fresh > 1:  # a prompt was read: that says nothing of the steps to come
-            return
-        self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
         plain = self.latency(step.batch, step.context) / step.batch
-        spent = self.latency(step.rows, step.context) / step.batch + step.seconds["draft"]
-        self.debt.settle(spent, plain, len(step.committed.tokens))
+        spent = plain  # a prompt is read in any case; its nodes ride along
+        if step.fresh == 1:
+            self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
+            spent = self.latency(step.rows, step.context) / step.batch
+        self.debt.settle(spent + step.seconds["draft"], plain, len(step.committed.tokens))
 
     def _share(self, session: Session, nodes: int) -> float:
         """Seconds of a step with so many drafted nodes, for this session."""

@@ -1,8 +1,9 @@
 """What a drafted level takes, and a target's forward: medians of what was measured of late.
 
 One slow step changes nothing, and another machine is known within 16 steps. A session's first
-draft is left out, since a model that drafts reads the whole prompt for it, and so is a step that
-read a prompt. All seconds are one session's share of what its batch took.
+draft is kept apart, since a model that drafts reads the whole prompt for it; a step that read a
+prompt tells nothing of the target's forwards. All seconds are one session's share of what its batch
+took.
 Source: our notes on length-policies, U7; nano-PEARL measures its two speeds likewise.
 """
 
@@ -27,6 +28,7 @@ class Pace:
     """Of one drafter."""
 
     levels: deque[float] = field(default_factory=_samples)
+    firsts: deque[float] = field(default_factory=_samples)  # first drafts, per token of the context
     forwards: deque[float] = field(default_factory=_samples)
     width: float = 1.0  # nodes of a level
     met: str = "pace"  # name in a session's memo of whether it has drafted: one for each observer
@@ -41,11 +43,24 @@ class Pace:
         """Seconds of a target's forward; None before any was measured."""
         return median(self.forwards) if self.forwards else None
 
+    def first(self, session: Session) -> float:
+        """Seconds of what a session's first draft takes beyond its levels: 0 after it was made, and
+        before any was."""
+        if self.has_met(session) or not self.firsts:
+            return 0.0
+        return median(self.firsts) * len(session.tokens)
+
+    def has_met(self, session: Session) -> bool:
+        """Whether the session has drafted."""
+        return bool(session.memo.get(self.met, False))
+
     def observe(self, session: Session, step: Step) -> None:
         """A step."""
         depth = step.tree.depth
-        met = session.memo.get(self.met, False)
+        met = self.has_met(session)
         session.memo[self.met] = met or depth > 0
+        if depth and not met:
+            self.firsts.append(step.seconds["draft"] / step.context)
         if step.fresh > 1:
             return
         self.forwards.append(step.seconds["target"])

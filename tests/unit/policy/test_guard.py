@@ -98,10 +98,25 @@ def test_a_bad_moment_is_forgotten():
     assert asked == [0] * STALE + [64]
 
 
-def test_a_prompt_is_no_debt():
-    rule = policy()
-    rule.guard.observe(session(), step(levels(1), 0, 400.0, 90.0, fresh=300))
+def test_a_prompt_is_no_debt_but_what_the_drafter_reads_is():
+    rule = policy(slack=0.0)
+    rule.guard.observe(session(), step(EMPTY, 0, 400.0, 0.0, fresh=300))
     assert rule.guard.debt.owed == 0.0
+    rule.guard.observe(session(), step(levels(1), 0, 400.0, 3.0, fresh=300))
+    assert rule.guard.debt.owed == 3.0
+
+
+def test_a_first_draft_costs_reading():
+    """Planted fault: at the price of its levels alone, the first draft of every short request is
+    granted, and each costs three plain steps."""
+    rule, old = policy(slack=0.0), session()
+    for n in range(3):
+        rule.guard.observe(old, step(levels(1), 1, 1.0, 0.1 if n else 3.0))
+    rule.guard.debt.owed = 0.0
+    assert rule.guard.granted(old, Budget(64, 8)).nodes == 64
+    assert rule.guard.granted(session(), Budget(64, 8)) == Budget(0)
+    rule.guard.debt.owed = -3.0
+    assert rule.guard.granted(session(), Budget(64, 8)).nodes == 64
 
 
 def test_a_settled_shape_is_granted_as_one():
