@@ -81,7 +81,8 @@ class Guard:
         spent = plain  # a prompt is read in any case; its nodes ride along
         if step.fresh == 1:
             self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
-            spent = self.latency(step.rows, step.context) / step.batch
+            if len(step.tree):  # what it took and not what is usual: slow drafts are not made good
+                spent = step.seconds["target"]
         self.debt.settle(spent + step.seconds["draft"], plain, len(step.committed.tokens))
 
     def _share(self, session: Session, nodes: int) -> float:
