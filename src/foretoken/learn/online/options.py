@@ -35,7 +35,7 @@ class OnlineOptions(types.Options):
     replay: float = Field(0.25, ge=0.0, lt=1.0, description="share of older texts in a batch")
     select: bool = Field(False, description="choose the texts by cluster and score (Adapt-inf)")
     tolerance: float = Field(
-        0.01, ge=0.0, description="acceptance on held-out rows that an update may lose"
+        0.0, ge=0.0, description="acceptance on held-out rows that an update may lose"
     )
     deadline: float = Field(10.0, gt=0.0, description="seconds that one update may take")
     background: bool = Field(False, description="learn in a thread while decoding goes on")
