@@ -18,7 +18,7 @@ def session(name: str = "stub", seed: int = 0, temperature: float = 0.0, **draft
     sampling = Sampling(temperature=temperature, seed=seed)
     return SimpleNamespace(
         tokens=[0] * CONTEXT, memo={}, drafter=SimpleNamespace(**told),
-        request=SimpleNamespace(sampling=sampling),
+        request=SimpleNamespace(sampling=sampling), finish_reason=None, room=50,
     )  # fmt: skip
 
 

@@ -73,7 +73,8 @@ def allowance(target: Target, session: Session) -> Budget:
     depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
     room = min(session.cache.capacity - held, target.max_draft)
     nodes = min(budget.nodes, room) if depth > 0 else 0
-    asked = partial(session.policy.go_on, session) if session.policy.stops else None
+    halts = session.policy.halts(session.drafter)
+    asked = partial(session.policy.go_on, session) if halts else None
     return replace(budget, nodes=max(nodes, 0), depth=max(depth, 0), go_on=asked)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from foretoken.policy.depths import Depths
+from foretoken.policy.worth import Worth
+from foretoken.types import Session
 
 BLEND = 0.05  # weight of the newest step in an arm's averages
 HOPE = 8  # steps that the hope of a new way weighs
@@ -25,6 +27,8 @@ class Arm:
 
     gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
     seconds: float = 0.0  # of a proposal
+    # of a session's first one by token of the text, beyond the usual: a model reads the prompt
+    reading: float = 0.0
     asked: int = 0
     depths: Depths = field(default_factory=Depths)
 
@@ -33,11 +37,23 @@ class Arm:
         return min(int(self.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
 
     def observe(self, gain: float, seconds: float) -> None:
-        """A step in which it was asked."""
+        """A step in which it was asked, but for a session's first."""
         self.asked += 1
         share = max(BLEND, 1.0 / (self.asked + HOPE))
         self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
         self.gain += share * (gain - self.gain)
+
+    def observe_first(self, seconds: float, context: int) -> None:
+        """A session's first proposal, over so many tokens."""
+        beyond = max(seconds - self.seconds, 0.0) / context if self.asked else 0.0
+        self.reading += (0.25 if self.reading else 1.0) * (beyond - self.reading)
+
+    def worth_reading(self, session: Session, worth: Worth) -> bool:
+        """Whether the rest of the text is worth the reading of it for a session's first draft."""
+        if not self.reading:
+            return True
+        reading = worth.rate(worth.share(session)) * self.reading * len(session.tokens)
+        return self.gain * worth.steps_left(session) > reading
 
 
 def choose(

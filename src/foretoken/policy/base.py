@@ -56,11 +56,15 @@ class Policy(ABC):
     def go_on(self, session: Session, level: Level) -> bool:  # noqa: ARG002
         """Whether to draft another level below the one that was just drafted.
 
-        Asked if `stops` is set. A level that was drafted is submitted, whatever is answered: to
+        Asked where `halts` says so. A level that was drafted is submitted, whatever is answered: to
         drop a drawn token for what it is would bias the text (our notes on length-policies, U0),
         and the engine leaves no way to do it.
         """
         return True
+
+    def halts(self, drafter: Drafter) -> bool:  # noqa: ARG002
+        """Whether `go_on` is to be asked in this drafter's drafts."""
+        return self.stops
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:  # noqa: ARG002
         """What to have scored of a draft: a part of it, the empty tree for a plain step.

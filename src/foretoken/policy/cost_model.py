@@ -12,8 +12,10 @@ A drafter whose proposals do not pay is left alone and asked again now and then;
 asking costs half of the allowed slack: cheap drafters are asked always ("in shadow"), dear ones
 seldom. A drafter with several ways of drafting is asked in the one that has paid best. Where each
 level costs a forward, or nodes are drawn (and so may not be dropped: U0), the depth is settled
-beforehand (`Depths`). Every session keeps a `Debt`: over every window of its steps it takes at most
-(1 + slack) x plain time plus a moment, whatever is drafted.
+beforehand (`Depths`), or, by a drafter that shows its levels, on the way: another one is drafted
+while the chance that the text gets so far, by the calibrated probabilities of this very draft, is
+worth the time of a level. Every session keeps a `Debt`: over every window of its steps it takes at
+most (1 + slack) x plain time plus a moment, whatever is drafted.
 Source: our notes on policies, 3B, U1-U11. Learns: counts and seconds, nothing of anyone's text.
 """
 
@@ -27,18 +29,18 @@ from pydantic import Field
 
 from foretoken import types
 from foretoken.draft.base import Drafter
-from foretoken.learn.calibration import Reliability, recent
-from foretoken.learn.latency import Latency
 from foretoken.policy.arms import Arm, choose
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
-from foretoken.policy.ledger import Ledger, claims
+from foretoken.policy.ledger import Ledger
+from foretoken.policy.promises import Promises
+from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
-from foretoken.types import Budget, Session, Step
+from foretoken.types import Budget, Level, Session, Step
 
-WINDOW = 0.01  # weight of the newest step in the rate and in what promises are worth
+WINDOW = 0.01  # weight of the newest step in what promises are worth
 DOUBT = 20.0  # promised tokens before the first is believed or not
 
 
@@ -67,59 +69,82 @@ class CostModel(Policy):
         credit: float = Field(4.0, ge=0.0, description="plain steps of earlier gains that count")
 
     needs_curve = True
+    stops = True
 
     def __init__(self, options: Any, curve: CostCurve | None = None) -> None:
         super().__init__(options, curve)
         self._nodes = OWN if options.nodes is None else options.nodes
-        self.latency = None if curve is None else Latency(curve)
-        self._tokens, self._seconds = 0.0, 0.0
+        self.worth = None if curve is None else Worth(curve)
         self._promised, self._stood = DOUBT, DOUBT  # tokens, forgetting; equal before any was seen
-        self._batch = 1
         self._arms: dict[tuple[str, str], Arm] = {}
-        self._reliability: dict[str, Reliability] = {}
+        self.promises = Promises()
 
     def budget(self, session: Session) -> Budget:
         """Which way to ask the drafter, how much of it; or nothing."""
         ledger = self._ledger(session)
         ledger.way = None
         most = Budget(self._nodes, self.options.depth)
-        if self.latency is None:
+        if self.worth is None:
             ledger.way = ""
             return most
-        drafter, plain = session.drafter, self._plain(session)
+        worth, drafter = self.worth, session.drafter
+        plain = worth.share(session)
         ways = {way: self._arm(drafter, way) for way in drafter.ways}
         cheapest = drafter.ways[0]
         rich = ledger.debt.owed <= -plain  # an unknown cost is paid from gains
-        arms = {way: arm for way, arm in ways.items() if way == cheapest or arm.asked or rich}
-        way = choose(arms, ledger.idle, self.options.slack * plain / 2, ledger.lucky, rich)
+        arms = {
+            way: arm for way, arm in ways.items()
+            if (way == cheapest or arm.asked or rich)
+            and (way in ledger.met or arm.worth_reading(session, worth))
+        }  # fmt: skip
+        allowed = self.options.slack * plain / 2
+        way = choose(arms, ledger.idle, allowed, ledger.lucky, rich) if arms else None
         if way is None:
             return Budget(0)
         if drafter.runs_model or drafter.emits != "point":
-            return self._deep(session, replace(most, way=way), plain)
+            return self._deep(session, replace(most, way=way), worth)
         # asking alone would eat up what is allowed: there must be room for a node as well
-        least = ways[way].seconds + self._share(session, 1)
+        least = ways[way].seconds + worth.share(session, 1)
         return self._granted(ledger, replace(most, way=way), least, plain)
 
-    def _deep(self, session: Session, most: Budget, plain: float) -> Budget:
+    def _deep(self, session: Session, most: Budget, worth: Worth) -> Budget:
         """The depth that pays, where every level costs a forward or nothing may be dropped."""
-        ledger, drafter = self._ledger(session), session.drafter
+        ledger, drafter, plain = self._ledger(session), session.drafter, worth.share(session)
         arm = self._arm(drafter, most.way)
+        deepest = min(most.depth, most.nodes)
         depth, gain = arm.depths.choose(
-            min(most.depth, most.nodes), self._rate(plain), lambda n: self._share(session, n)
+            deepest, worth.rate(plain), lambda n: worth.share(session, n)
         )
         if not depth:
             arm.gain = min(arm.gain, gain)
             if ledger.idle[most.way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
-        if not depth or not arm.asked:
+        if not depth or not arm.depths.timed:
             depth = 1  # a trial, or the first one, when nobody knows what a level costs
+        elif self.halts(drafter):  # `go_on` ends the draft; here, what may be risked
+            depth = deepest
+            while depth > 1 and not ledger.debt.affords(plain + depth * arm.depths.seconds, plain):
+                depth -= 1
         drafting, nodes = depth * arm.depths.seconds, most.nodes
         if drafter.emits != "point":  # no more than is affordable: none may be dropped later
-            while nodes and not ledger.debt.affords(self._share(session, nodes) + drafting, plain):
+            while nodes and not ledger.debt.affords(worth.share(session, nodes) + drafting, plain):
                 nodes -= 1
         return self._granted(
             ledger, replace(most, depth=depth, nodes=nodes), plain + drafting, plain
         )
+
+    def halts(self, drafter: Drafter) -> bool:
+        """Whether the drafter shows its levels, so that a draft can end on the way."""
+        return self.worth is not None and "levels" in drafter.gives
+
+    def go_on(self, session: Session, level: Level) -> bool:
+        """Whether the text gets through this level so probably that another one pays. Settled by
+        what was drafted, before the next level is: the level itself is submitted (U0)."""
+        assert self.worth is not None
+        ledger, worth = self._ledger(session), self.worth
+        reach = self.promises.reach(session, level, ledger)
+        depths, rate = self._arm_of(session).depths, worth.rate(worth.share(session))
+        return depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n))
 
     def _granted(self, ledger: Ledger, budget: Budget, seconds: float, plain: float) -> Budget:
         """The budget, if the session can afford a step that costs so much and brings nothing."""
@@ -135,8 +160,10 @@ class CostModel(Policy):
     def cut_batch(self, asked: Sequence[tuple[Session, DraftTree]]) -> list[DraftTree]:
         """The nodes of all sessions together that are worth their time; parents before children,
         since no node is likelier than its parent."""
-        promised = [self._promises(session, tree) for session, tree in asked]
-        if self.latency is None:
+        promised = [
+            self.promises.of(session, tree, self._ledger(session)) for session, tree in asked
+        ]
+        if self.worth is None:
             return [tree for _, tree in asked]
         ranked = sorted(
             ((joint, -node, i) for i, (_, joints) in enumerate(promised)
@@ -154,11 +181,11 @@ class CostModel(Policy):
 
     def _worth(self, joints: list[float], asked: Sequence[tuple[Session, DraftTree]]) -> int:
         """How many of the leading nodes: the best of all numbers, not the first that fails."""
-        assert self.latency is not None
-        batch = max(len(asked), self._batch)
+        assert self.worth is not None
+        batch = max(len(asked), self.worth.batch)
         context = sum(len(session.tokens) for session, _ in asked) // len(asked)
-        line = self.latency.line(context, batch + len(joints))
-        rate = self._rate(line[batch] / batch)
+        line = self.worth.latency.line(context, batch + len(joints))
+        rate = self.worth.rate(line[batch] / batch)
         kept = min(self._stood / self._promised, 1.0)
         expected, best, taken = 0.0, 0.0, 0
         for n, joint in enumerate(joints, start=1):
@@ -168,32 +195,16 @@ class CostModel(Policy):
                 best, taken = value, n
         return taken
 
-    def _promises(
-        self, session: Session, tree: DraftTree
-    ) -> tuple[Sequence[float], Sequence[float]]:
-        """(probability of each node given its parent, of its whole path)."""
-        if session.drafter.calibrated:
-            return tree.q, tree.joint
-        reliability = self._reliability.get(session.drafter.name)
-        if reliability is None:
-            reliability = self._reliability[session.drafter.name] = Reliability()
-        luck = recent(self._ledger(session).luck)
-        q: list[float] = []
-        joint: list[float] = []
-        for claim, parent in zip(claims(tree), tree.parents, strict=True):
-            q.append(reliability.estimate(*claim, luck))
-            joint.append(q[-1] * (joint[parent] if parent >= 0 else 1.0))
-        return q, joint
-
     def _kept(
         self, session: Session, tree: DraftTree, q: Sequence[float], nodes: list[int]
     ) -> DraftTree:
         """The part of the tree to score: of `nodes`, best first, as many as can be afforded; with
         the probabilities that they were chosen by."""
-        ledger, plain = self._ledger(session), self._plain(session)
+        assert self.worth is not None
+        ledger, worth = self._ledger(session), self.worth
         ledger.offer = tree
-        drafting = self._arm_of(session).seconds
-        while nodes and not ledger.debt.affords(self._share(session, len(nodes)) + drafting, plain):
+        plain, drafting = worth.share(session), self._arm_of(session).seconds
+        while nodes and not ledger.debt.affords(worth.share(session, len(nodes)) + drafting, plain):
             nodes.pop()
         if not nodes:
             return EMPTY
@@ -203,64 +214,33 @@ class CostModel(Policy):
     def observe(self, session: Session, step: Step) -> None:
         """Calibrate, settle the debt, update rate, latency and the arm that was asked."""
         ledger, accepted = self._ledger(session), len(step.verdict.path)
-        self._batch = step.batch
-        if not session.drafter.calibrated and len(ledger.offer):
-            self._calibrate(session, step, ledger)
+        offer = ledger.offer if len(ledger.offer) else step.tree  # drawn drafts are never cut
+        stood = self.promises.kept(session, offer, step, ledger) if len(offer) else 0
         ledger.offer, ledger.luck = EMPTY, accepted
-        if self.latency is None or step.fresh > 1:  # reading a prompt says nothing of steps to come
+        if self.worth is None:
             return
-        self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
-        plain = self.latency(step.batch, step.context) / step.batch
         # in a batch, others' drafting is no debt of a session that did not ask
         drafting = step.seconds["draft"] if ledger.way is not None else 0.0
-        spent = self.latency(step.rows, step.context) / step.batch + drafting
-        tokens = len(step.committed.tokens)
-        ledger.debt.settle(spent, plain, tokens)
-        self._tokens = (1.0 - WINDOW) * self._tokens + tokens
-        self._seconds = (1.0 - WINDOW) * self._seconds + spent
+        spent, plain = self.worth.observe(session, step, drafting)
+        ledger.debt.settle(spent, plain, len(step.committed.tokens))
         if len(step.tree) and step.tree.q:
             self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
             self._stood = (1.0 - WINDOW) * self._stood + accepted
         if ledger.way is not None:
             arm = self._arm_of(session)
-            gain = accepted - self._rate(plain) * (spent - plain)
-            arm.observe(gain, drafting)
+            gain = accepted - self.worth.rate(plain) * (spent - plain)
             ledger.lucky = ledger.way if gain > 0 else None
-            levels = [0] * step.tree.depth
-            for depth in step.tree.depths:
+            # a model reads the prompt for a session's first draft: later ones do not take so long
+            first = ledger.way not in ledger.met
+            ledger.met.add(ledger.way)
+            if first:
+                arm.observe_first(drafting, step.context)
+            else:
+                arm.observe(gain, drafting)
+            levels = [0] * offer.depth
+            for depth in offer.depths:
                 levels[depth - 1] += 1
-            arm.depths.observe(levels, accepted, drafting)
-
-    def _calibrate(self, session: Session, step: Step, ledger: Ledger) -> None:
-        """Follow the text down the proposal, as far as it goes: at every node that stood, the
-        children that were proposed, scored or not, were right or wrong."""
-        reliability, luck = self._reliability[session.drafter.name], recent(ledger.luck)
-        offer, said, node = ledger.offer, claims(ledger.offer), -1
-        spelled = [step.tree.tokens[i] for i in step.verdict.path]
-        for token in (*spelled, step.verdict.bonus):
-            follow = None
-            for child in offer.children[node + 1]:
-                right = offer.tokens[child] == token
-                reliability.learn(*said[child], luck, float(right))
-                follow = child if right else follow
-            if follow is None:
-                return
-            node = follow
-
-    def _plain(self, session: Session) -> float:
-        """Seconds of a plain step: this session's share of it."""
-        return self._share(session, 0)
-
-    def _share(self, session: Session, nodes: int) -> float:
-        """Seconds of a step with so many drafted nodes, for this session."""
-        assert self.latency is not None
-        context = len(session.tokens)
-        others = self.latency(self._batch, context)
-        return others / self._batch + self.latency(self._batch + nodes, context) - others
-
-    def _rate(self, plain: float) -> float:
-        """Tokens per second that time is worth: of late, and those of plain decoding at least."""
-        return max(self._tokens / self._seconds if self._seconds > 0 else 0.0, 1.0 / plain)
+            arm.depths.observe(levels, stood, None if first else drafting, judged=accepted + 1)
 
     def _arm(self, drafter: Drafter, way: str) -> Arm:
         return self._arms.setdefault((drafter.name, way), Arm())
@@ -279,13 +259,12 @@ class CostModel(Policy):
     def state(self) -> dict[str, Any]:
         """Calibration and acceptance by level, by drafter."""
         return {
-            "reliability": {name: r.state() for name, r in self._reliability.items()},
+            "reliability": self.promises.state(),
             "depths": [[*key, arm.depths.state()] for key, arm in self._arms.items()],
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        for name, bins in state.get("reliability", {}).items():
-            self._reliability.setdefault(name, Reliability()).load(bins)
+        self.promises.load(state.get("reliability", {}))
         for name, way, depths in state.get("depths", []):
             self._arms.setdefault((name, way), Arm()).depths.load(depths)

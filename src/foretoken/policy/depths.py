@@ -25,21 +25,27 @@ class Depths:
         self._stood: list[float] = []
         self._nodes: list[float] = []
         self.seconds = 0.0  # of drafting one level
+        self.timed = False  # whether one was measured
 
-    def observe(self, by_level: list[int], accepted: int, seconds: float) -> None:
-        """A step. by_level: nodes drafted in each level; seconds: of drafting them all."""
+    def observe(
+        self, by_level: list[int], stood: int, seconds: float | None, judged: int | None = None
+    ) -> None:
+        """A step. by_level: nodes drafted in each level; stood: levels that the text went through;
+        seconds: of drafting them all, None for a draft that tells nothing of later ones; judged:
+        levels of which the text tells whether they stood, None for all that were reached."""
         while len(self._tried) < len(by_level):
             self._tried.append(0.0)
             self._stood.append(0.0)
             self._nodes.append(float(by_level[len(self._nodes)]))
         for d, nodes in enumerate(by_level):
             self._nodes[d] += BLEND * (nodes - self._nodes[d])
-            if d <= accepted:
+            if d <= stood and (judged is None or d < judged):
                 self._tried[d] = FORGET * self._tried[d] + 1.0
-                self._stood[d] = FORGET * self._stood[d] + (accepted > d)
-        if by_level:
+                self._stood[d] = FORGET * self._stood[d] + (stood > d)
+        if by_level and seconds is not None:
             level = seconds / len(by_level)
-            self.seconds += (BLEND if self.seconds else 1.0) * (level - self.seconds)
+            self.seconds += (BLEND if self.timed else 1.0) * (level - self.seconds)
+            self.timed = True
 
     def choose(self, deepest: int, rate: float, cost: Callable[[int], float]) -> tuple[int, float]:
         """(depth, gain in tokens over a plain step) with the best expected tokens - rate x time.
@@ -61,6 +67,16 @@ class Depths:
             if value > gain:
                 best, gain = d + 1, value
         return best, gain
+
+    def worth(self, depth: int, reach: float, rate: float, cost: Callable[[int], float]) -> bool:
+        """Whether a level more below `depth` drafted ones pays, if the text gets through those with
+        probability `reach`. rate, cost: as in `choose`."""
+        above = FIRST
+        for tried, stood in zip(self._tried[: depth + 1], self._stood, strict=False):
+            above = (stood + PRIOR * above) / (tried + PRIOR)
+        nodes = sum(self._nodes[:depth])
+        more = nodes + (self._nodes[min(depth, len(self._nodes) - 1)] if self._nodes else NODES)
+        return reach * above > rate * (cost(round(more)) - cost(round(nodes)) + self.seconds)
 
     def state(self) -> dict[str, list[float]]:
         """Counts, JSON-ready."""

@@ -20,9 +20,9 @@ from dataclasses import replace
 from pydantic import Field
 
 from foretoken import types
-from foretoken.learn.latency import Latency
 from foretoken.policy.debt import Debt
 from foretoken.policy.pace import Pace
+from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session, Step
 
@@ -47,22 +47,22 @@ class Guard:
     def __init__(self, options: Bounded, curve: CostCurve) -> None:
         assert options.slack is not None
         self.debt = Debt(options.slack, options.allowance, options.credit)
-        self.latency = Latency(curve)
+        self.worth = Worth(curve)
         self._paces: dict[str, Pace] = {}  # by drafter
-        self._batch, self._broke = 1, 0
+        self._broke = 0
 
     def granted(self, session: Session, budget: Budget) -> Budget:
         """The affordable part of a budget: its first levels, or none."""
         if not budget.nodes:
             return budget
-        pace, plain = self._pace(session), self._share(session, 0)
+        pace, plain = self._pace(session), self.worth.share(session)
         level = pace.level
         deepest = min(budget.depth, budget.nodes) if level is not None else 1
         if budget.shape is not None and budget.shape.settled:
             deepest = min(deepest, getattr(budget.shape, "depth", deepest))
         for depth in range(deepest, 0, -1):
             rows = min(round(depth * pace.width), budget.nodes)
-            seconds = self._share(session, rows) + depth * (level or 0.0) + pace.first(session)
+            seconds = self.worth.share(session, rows) + depth * (level or 0.0) + pace.first(session)
             if self.debt.affords(seconds, plain):
                 self._broke = 0
                 return replace(budget, depth=depth)
@@ -75,21 +75,12 @@ class Guard:
 
     def observe(self, session: Session, step: Step) -> None:
         """Settle the debt, measure."""
-        self._batch = step.batch
         self._pace(session).observe(session, step)
-        plain = self.latency(step.batch, step.context) / step.batch
-        spent = plain  # a prompt is read in any case; its nodes ride along
-        if step.fresh == 1:
-            self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
-            if len(step.tree):  # what it took and not what is usual: slow drafts are not made good
-                spent = step.seconds["target"]
-        self.debt.settle(spent + step.seconds["draft"], plain, len(step.committed.tokens))
-
-    def _share(self, session: Session, nodes: int) -> float:
-        """Seconds of a step with so many drafted nodes, for this session."""
-        context = len(session.tokens)
-        others = self.latency(self._batch, context)
-        return others / self._batch + self.latency(self._batch + nodes, context) - others
+        spent, plain = self.worth.observe(session, step, step.seconds["draft"])
+        if step.fresh == 1 and len(step.tree):
+            # what it took and not what is usual: slow drafts are not made good
+            spent = step.seconds["target"] + step.seconds["draft"]
+        self.debt.settle(spent, plain, len(step.committed.tokens))
 
     def _pace(self, session: Session) -> Pace:
         name = session.drafter.name

@@ -18,6 +18,8 @@ class Ledger:
     way: str | None = None  # of the proposal under way; None: nothing was asked
     idle: dict[str, int] = field(default_factory=dict)  # steps since a way was asked
     offer: DraftTree = EMPTY  # the proposal under way, whole
+    level: list[float] = field(default_factory=list)  # its last level: probability of each path
+    met: set[str] = field(default_factory=set)  # ways that it was asked in
 
 
 def claims(tree: DraftTree) -> list[tuple[float, int, int]]:

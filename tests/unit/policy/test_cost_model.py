@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from foretoken.policy.cost_model import CostModel
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
+from foretoken.types import Level
 
 
 def curve(*points):
@@ -27,9 +28,14 @@ def policy(shape, **options):
 
 
 def session(calibrated=True, **drafter):
-    told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point", **drafter}
+    told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point",
+            "gives": frozenset(), **drafter}  # fmt: skip
     return SimpleNamespace(
-        tokens=[0] * 50, memo={}, drafter=SimpleNamespace(calibrated=calibrated, **told)
+        tokens=[0] * 50,
+        memo={},
+        drafter=SimpleNamespace(calibrated=calibrated, **told),
+        finish_reason=None,
+        room=50,
     )
 
 
@@ -200,9 +206,9 @@ def test_reading_a_prompt_teaches_nothing_about_time():
     step = outcome(DraftTree(), 0, 50.0)
     step.fresh = 400
     p.observe(s, step)
-    assert p.latency is not None
-    assert p.latency(1, 50) == 1.0
-    assert p._ledger(s).debt.owed == 0.0
+    assert p.worth is not None
+    assert p.worth.share(s) == 1.0
+    assert p._ledger(s).debt.owed <= 0.0
 
 
 def test_what_cannot_be_afforded_whole_is_scored_in_part():
@@ -216,3 +222,63 @@ def test_without_a_curve_everything_is_drafted():
     p = policy(None)
     assert p.budget(session()).nodes == 32
     assert len(p.cut(session(), chain(0.1, 0.1))) == 2
+
+
+def level(q, depth, joint):
+    return Level(depth, [q], [joint], [0], rows=[0] if depth > 1 else [])
+
+
+def drafted(p, s, q, most=8):
+    """Levels of a chain of nodes of probability q that is drafted while the policy says so."""
+    budget, depth = p.budget(s), 0
+    while depth < min(budget.depth, most):
+        depth += 1
+        if not p.go_on(s, level(q, depth, q**depth)):
+            break
+    return depth
+
+
+def test_a_draft_ends_where_it_gets_improbable():
+    """Levels at 0.1 plain steps each: a sure draft goes on, a doubtful one does not."""
+    p = policy(FREE)
+    s = session(calibrated=False, runs_model=True, gives={"levels"})
+    for i in range(400):
+        q = (0.95, 0.3)[i % 2]
+        depth = drafted(p, s, q)
+        accepted = depth if q > 0.5 else 0
+        p.observe(s, outcome(chain(*[q] * depth), accepted, 1.0, 0.1 * depth))
+    assert drafted(p, s, 0.95) >= 6
+    assert drafted(p, s, 0.3) == 1
+
+
+def test_levels_that_were_not_scored_cost_their_time():
+    """Four levels are drafted and two are scored: a level takes a quarter of the time."""
+    p, s = policy(FREE), session(runs_model=True)
+    for _ in range(3):
+        p.budget(s)
+        p.cut(s, chain(*[0.9] * 4))
+        p.observe(s, outcome(chain(0.9, 0.9), 0, 1.0, 0.4))
+    assert p._arm_of(s).depths.seconds == pytest.approx(0.1)
+
+
+def test_reading_the_prompt_for_the_first_draft_says_nothing_of_a_level():
+    p, s = policy(FREE), session(runs_model=True)
+    for draft in (30.0, 0.2, 0.2):
+        p.budget(s)
+        p.observe(s, outcome(chain(0.9, 0.9), 2, 1.0, draft))
+    assert p._arm_of(s).depths.seconds == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("room", "asks"), [(4, False), (400, True)])
+def test_a_text_that_is_too_short_is_not_read_by_the_drafter(room, asks):
+    """Reading costs 20 plain steps; a draft brings two tokens for 0.2 of a step."""
+    p = policy(FREE)
+    for draft in (0.2, 20.0):  # two texts: the second is known to be read
+        s = session(runs_model=True)
+        for n in range(20):
+            budget = p.budget(s)
+            tree = chain(0.9, 0.9) if budget.nodes else DraftTree()
+            p.observe(s, outcome(tree, len(tree), 1.0, 0.2 if n else draft))
+    s = session(runs_model=True)
+    s.room = room
+    assert bool(p.budget(s).nodes) == asks

@@ -45,3 +45,23 @@ def test_the_choice_is_the_best_of_all_depths(cost):
     depth, gain = depths.choose(8, 1.0 / plain, lambda n: plain)
     assert depth == max(range(9), key=gains.__getitem__)
     assert gain == pytest.approx(max(gains), abs=1e-4)
+
+
+def test_levels_that_the_text_says_nothing_of_are_not_counted():
+    """Two of four levels were scored and stood, and the token after them was the third's."""
+    depths = Depths()
+    depths.observe([1] * 4, 3, 0.4, judged=3)
+    assert depths._tried == [1.0, 1.0, 1.0, 0.0]
+    assert depths._stood == [1.0, 1.0, 1.0, 0.0]
+    depths.observe([1] * 4, 2, 0.4, judged=3)
+    assert depths._tried[2:] == [pytest.approx(1.98), 0.0]
+
+
+@pytest.mark.parametrize("reach", [0.1, 0.4, 0.6, 1.0])
+def test_another_level_pays_if_it_brings_more_than_it_takes(reach):
+    """Acceptance 0.8 below, a level and its rows at 0.3 plain steps."""
+    depths = Depths()
+    depths._tried, depths._stood, depths._nodes = [1e6] * 3, [8e5] * 3, [1.0] * 3
+    depths.seconds = 0.2
+    pays = depths.worth(2, reach, 1.0, lambda n: 1.0 + 0.1 * n)
+    assert pays == (reach * 0.8 > 0.3)
