@@ -36,6 +36,7 @@ SIZES = {
 }
 LOSSES = ("ce-text", "forward-kl", "reverse-kl", "jsd", "tv", "tvd++", "lk", "lk-hybrid", "length",
           "amft")  # fmt: skip
+LONG_LOSSES = ("forward-kl", "reverse-kl", "tv", "tvd++", "lk", "lk-hybrid")  # at a real budget
 FEW = ("forward-kl",)  # of the sizes that are not studied in full
 PRETRAIN = ["--batch", "16", "--micro", "16", "--seq", "512", "--eval-every", "500"]
 ALIGN = ["--batch", "4", "--micro", "4", "--seq", "256", "--lr", "0.001", "--warmup", "20",
@@ -77,8 +78,10 @@ def arms() -> list[Arm]:
                "--ffn", "352")  # fmt: skip
     starts.append(Arm("earlier", earlier, (), 6500, recipe=("train", "lm")))
     begun = ("align", "--data", "{answers}", "--drafter", "{earlier}", *TEXT, *ALIGN)
-    long = ("--batch", "8", "--micro", "8", "--loss", "lk-hybrid", "--text-share", "0.3")
-    out.append(Arm("earlier-aligned", (*begun, *long), ("answers", "earlier"), LONG))
+    long = ("--batch", "8", "--micro", "8", "--text-share", "0.3", "--loss")
+    for loss in LONG_LOSSES:  # the last one is what was shipped
+        name = "earlier-aligned" if loss == LONG_LOSSES[-1] else f"earlier-{loss}"
+        out.append(Arm(name, (*begun, *long, loss), ("answers", "earlier"), LONG))
     own = ("--on-policy", "0.3", "--on-policy-every", "50", "--on-policy-tokens", "64")
     out.append(_align("medium-on-policy", "medium-pretrain", "forward-kl", *own))
     bigger = ("pretrain", *TEXT, "--layers", "6", "--hidden", "256", "--ffn", "704", *PRETRAIN)
@@ -100,11 +103,11 @@ def arms() -> list[Arm]:
            "--batch", "8", "--micro", "8", "--seq", "256")  # fmt: skip
     out.append(Arm("cut", cut, ("answers",), 200))
     trim = Arm(
-        "large-trimmed",
+        "earlier-trimmed",
         ("vocab-trim", "--data", "{answers}"),
-        ("answers", "large-forward-kl"),
+        ("answers", "earlier-aligned"),
         output="--drafter",
-        copied="large-forward-kl",
+        copied="earlier-aligned",
     )
     out.append(trim)  # fmt: skip
     made = [arm for arm in out if arm.name in parts]
@@ -129,7 +132,7 @@ def _simulations(arms: Sequence[Arm]) -> list[Arm]:
             methods = form + nested
             words = ("simulate", "--data", "{answers}", *target, *chosen, "--methods", methods,
                      "--temperature", heat, "--depth", "4", "--limit", "12",
-                     "--max-new-tokens", "48", "--repeats", "1")  # fmt: skip
+                     "--max-new-tokens", "48", "--repeats", "3")  # fmt: skip
             after = ("answers", *drafters, *(["other-target"] if target else []))
             out.append(Arm(f"simulate-{size}-{heat}", words, after, output="--save"))
     return out

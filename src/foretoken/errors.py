@@ -25,6 +25,10 @@ class CapabilityError(ForetokenError):
     exit_code = 2
 
 
+class PeerError(ForetokenError):
+    """Another engine could not be installed or opened, or failed."""
+
+
 class NoTokenLeftError(ForetokenError):
     """A row of which the processors ban every token: nothing can be drawn from it."""
 

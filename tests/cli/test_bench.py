@@ -190,7 +190,7 @@ def test_greedy_pairs_have_one_rule(cli: Cli, model: str, prompts: str) -> None:
         (["--methods", "magic"], "magic"),
         (["--methods", "aded:colour=1"], "aded.colour"),
         (["--methods", "aded:nodes=x"], "nodes"),
-        (["--peers", "vllm"], "hf-prompt-lookup"),
+        (["--peers", "tgi"], "hf-prompt-lookup"),
         (["--peers", "hf", "--forced", "x.jsonl"], "--forced"),
         (["--prompts", "missing.jsonl"], "missing.jsonl"),
         (["--prompts", ""], "at least one file"),

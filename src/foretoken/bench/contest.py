@@ -53,7 +53,9 @@ class Run:
     tokens: list[list[int]]  # what was written
     wall: float  # seconds, the prompt's forward included, the watcher's time excluded
     stats: list[Stats]  # [] for a peer
-    forwards: int  # of the target
+    forwards: int  # of the target; 0 from a peer that does not count them
+    # [tasks of the group] seconds from the start to a text's first token; None: not known
+    first: list[float | None] = field(default_factory=list)
 
     @property
     def count(self) -> int:

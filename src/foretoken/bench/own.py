@@ -44,7 +44,7 @@ class Own:
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:
         """See `Contestant`. The wall clock runs from the first request to the last token."""
-        watched = 0.0
+        watched, first = 0.0, dict[int, float]()
         start = perf_counter()
         sessions = [self.engine.add(*self._request(task, plan)) for task in tasks]
         task_of = {session.index: task for session, task in zip(sessions, tasks, strict=True)}
@@ -52,6 +52,8 @@ class Own:
             while any(session.finish_reason is None for session in sessions):
                 done = self.engine.step()
                 paused = perf_counter()
+                for session, _ in done:
+                    first.setdefault(session.index, paused - start - watched)
                 self._show(done, task_of, watch)
                 watched += perf_counter() - paused
         finally:
@@ -62,7 +64,8 @@ class Own:
         tokens = [session.output for session in sessions]
         # a step of one session shared its forward with those that rode along
         forwards = sum(s.steps for s in stats)
-        return Run(self.label, list(tasks), tokens, wall, stats, forwards)
+        begun = [first.get(session.index) for session in sessions]
+        return Run(self.label, list(tasks), tokens, wall, stats, forwards, begun)
 
     def _show(
         self, done: Sequence[tuple[Session, Step]], task_of: dict[int, Task], watch: Watch

@@ -82,6 +82,13 @@ class Result(Options):
     seconds: Seconds | None  # None for peers: only their wall clock is known
     spread: Spread | None = None  # of the ratio, over every (prompt, repeat)
     per_repeat: list[float] = Field(default_factory=list)  # the ratio of each repeat
+    # of the ratio: 95 % by a paired bootstrap over prompts (or groups that ride together); None for
+    # fewer than two
+    interval: tuple[float, float] | None = None
+    own_plain: str | None = None  # a peer's mode: what it is without drafting
+    ratio_to_own_plain: float | None = None  # over that, median of the repeats
+    own_interval: tuple[float, float] | None = None  # as `interval`
+    first_token_s: float | None = None  # from the start to a text's first token, median
     divergences: list[Divergence] = Field(default_factory=list)  # one a prompt at most
     differing_tokens: int = 0  # new tokens unlike plain's, over the prompts compared
     compared_tokens: int = 0
@@ -129,6 +136,26 @@ class Memory(Options):
     kv_mb: float  # reserved for keys and values at the end
 
 
+class Floor(Options):
+    """What reading the weights once takes: no forward of one session can be faster."""
+
+    read_gb_per_s: float  # measured: the best of several passes over memory that no cache holds
+    weight_mb: float  # bytes that a forward must read: all weights but the embedding table's rows
+    seconds: float  # weight_mb / read_gb_per_s
+    forwards: dict[int, float] = Field(default_factory=dict)  # scored rows -> measured seconds
+
+
+class PeerFacts(Options):
+    """What another engine was, beside its figures."""
+
+    label: str
+    what: str
+    versions: dict[str, str]
+    notes: list[str] = Field(default_factory=list)
+    open_seconds: float | None = None  # loading; with the export of its format the first time
+    peak_mb: float | None = None  # of its process; None: it ran in ours
+
+
 class Report(Options):
     """The document."""
 
@@ -147,6 +174,9 @@ class Report(Options):
     batch: int = 1
     near_tie_bound: str = ""  # in words
     memory: Memory | None = None
+    peers: list[PeerFacts] = Field(default_factory=list)
+    missing: dict[str, str] = Field(default_factory=dict)  # peers that could not run -> why
+    floor: Floor | None = None
     failed: bool = False  # text differed where it must not
     interrupted: bool = False  # Ctrl-C: the figures are those of what was finished
 

@@ -9,17 +9,32 @@ from typing import Any
 
 import torch
 
+from foretoken.bench.bootstrap import ratio_interval
 from foretoken.bench.compare import bound_in_words, differing, divergence
 from foretoken.bench.contest import Contestant, Plan, Run
 from foretoken.bench.loops import RULE, distinct_4grams
 from foretoken.bench.machine import describe, model_name, parameters
-from foretoken.bench.report import Divergence, Memory, Prompts, Report, Result, Seconds, Spread
+from foretoken.bench.peers import catalog
+from foretoken.bench.report import (
+    Divergence,
+    Floor,
+    Memory,
+    PeerFacts,
+    Prompts,
+    Report,
+    Result,
+    Seconds,
+    Spread,
+)
 from foretoken.bench.run import Measured
 from foretoken.types import Options
+
+Cells = Sequence[Sequence[dict[str, Run]]]
 
 # what a result loses when a text differed that must not
 SILENCE: dict[str, Any] = {
     "tokens_per_s": None, "ratio_to_plain": None, "spread": None, "per_repeat": [], "seconds": None,
+    "interval": None, "ratio_to_own_plain": None, "own_interval": None, "first_token_s": None,
 }  # fmt: skip
 
 
@@ -40,14 +55,15 @@ def is_failure(found: Sequence[Divergence], target: Any, peer: bool) -> bool:
 
 def make_report(
     measured: Measured, target: Any, files: Sequence[str | Path] = (), *, widen: int = 1,
-    memory: Memory | None = None,
+    memory: Memory | None = None, floor: Floor | None = None,
 ) -> Report:  # fmt: skip
-    """The document. Where a text differed that must not, it holds no speed."""
+    """The document. Where a text of ours differed that must not, it holds no speed; where a peer's
+    did, that peer has none."""
     plan = measured.plan
     results = [_result(measured, contestant, target) for contestant in measured.contestants]
-    failed = any(is_failure(r.divergences, target, r.peer) for r in results)
-    if failed:
-        results = [result.model_copy(update=SILENCE) for result in results]
+    wrong = {r.method for r in results if is_failure(r.divergences, target, r.peer)}
+    failed = any(r.method in wrong and not r.peer for r in results)
+    results = [r.model_copy(update=SILENCE) if failed or r.method in wrong else r for r in results]
     return Report(
         model=model_name(target),
         dtype=str(target.dtype).removeprefix("torch."),
@@ -71,6 +87,9 @@ def make_report(
         batch=plan.batch,
         near_tie_bound=bound_in_words(target.dtype),
         memory=memory,
+        peers=[peer_facts(c) for c in measured.contestants if c.peer],
+        missing=measured.missing,
+        floor=floor,
         failed=failed,
         interrupted=measured.interrupted,
     )
@@ -89,6 +108,8 @@ def _result(measured: Measured, contestant: Contestant, target: Any) -> Result:
     per_repeat = [_ratio([cell[label] for cell in row], [cell["plain"] for cell in row])
                   for row in rows]  # fmt: skip
     cells = [_ratio([cell[label]], [cell["plain"]]) for row in rows for cell in row]
+    speeds = {name: _by_prompt(rows, name) for name in (label, "plain")}
+    own = _own_plain(measured, contestant)
     plan = measured.plan
     comparable = plan.sampling.greedy or plan.forced or contestant.repeats_draws
     found = _divergences(runs, target, plan) if comparable else []
@@ -109,6 +130,9 @@ def _result(measured: Measured, contestant: Contestant, target: Any) -> Result:
         seconds=None if contestant.peer or not runs else _seconds(runs),
         spread=Spread.of(cells) if cells else None,
         per_repeat=per_repeat,
+        interval=ratio_interval(speeds[label], speeds["plain"]) if label != "plain" else None,
+        first_token_s=_first([run for row in rows for cell in row for run in [cell[label]]]),
+        **_against_own(rows, label, own),
         divergences=found,
         differing_tokens=sum(differing(t.expected, got) for t, got in pairs) if comparable else 0,
         compared_tokens=sum(len(task.expected) for task, _ in pairs) if comparable else 0,
@@ -120,6 +144,48 @@ def _result(measured: Measured, contestant: Contestant, target: Any) -> Result:
         accepted=sum(s.accepted for run in runs for s in run.stats),
         accepted_by_depth=add_depths(s.accepted_by_depth for run in runs for s in run.stats),
     )
+
+
+def peer_facts(contestant: Any) -> PeerFacts:
+    """As it was when it ended."""
+    facts = contestant.facts
+    return PeerFacts(
+        label=contestant.label, what=catalog.find(contestant.label)[0].what,
+        versions=facts.versions, notes=facts.notes, open_seconds=facts.open_seconds,
+        peak_mb=facts.peak_mb,
+    )  # fmt: skip
+
+
+def _own_plain(measured: Measured, contestant: Contestant) -> str | None:
+    """The plain decoding of a peer's mode, if it was measured."""
+    if not contestant.peer:
+        return None
+    kind, mode = catalog.find(contestant.label)
+    known = any(c.label == kind.name for c in measured.contestants)
+    return kind.name if mode and known else None
+
+
+def _against_own(rows: Cells, label: str, own: str | None) -> dict[str, Any]:
+    if own is None or not rows:
+        return {}
+    ratios = [_ratio([cell[label] for cell in row], [cell[own] for cell in row]) for row in rows]
+    return {
+        "own_plain": own,
+        "ratio_to_own_plain": median(ratios),
+        "own_interval": ratio_interval(_by_prompt(rows, label), _by_prompt(rows, own)),
+    }
+
+
+def _by_prompt(rows: Cells, label: str) -> list[tuple[float, float]]:
+    """(tokens, median seconds) of every group of prompts that all repeats have."""
+    groups = min((len(row) for row in rows), default=0)
+    runs = [[row[g][label] for row in rows] for g in range(groups)]
+    return [(float(same[0].count), median(run.wall for run in same)) for same in runs]
+
+
+def _first(runs: Sequence[Run]) -> float | None:
+    known = [s for run in runs for s in run.first if s is not None]
+    return median(known) if known else None
 
 
 def _speed(runs: Sequence[Run]) -> float:

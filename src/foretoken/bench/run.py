@@ -2,13 +2,15 @@
 
 For each repeat, for each prompt (or group that rides together), all methods run in an order that
 is rotated from cell to cell. What methods learn is forgotten between repeats, so that nobody drafts
-from a text that it has seen being measured; within a repeat it is kept, as it would be in use.
+from a text that it has seen being measured; within a repeat it is kept, as it would be in use. A
+peer that fails is left out, and the others go on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +20,7 @@ from foretoken.bench.own import Own
 from foretoken.bench.prompts import Prompt
 from foretoken.bench.spec import PLAIN
 from foretoken.engine.engine import Engine
-from foretoken.errors import ConfigError
+from foretoken.errors import ConfigError, PeerError
 
 
 @dataclass
@@ -32,12 +34,22 @@ class Measured:
     cut: int = 0
     dropped: int = 0
     cells: list[list[dict[str, Run]]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)  # peers that could not run -> why
     interrupted: bool = False
+
+    @contextmanager
+    def going_on_without(self, contestant: Contestant) -> Iterator[None]:
+        """A peer that fails takes no further part; why is kept."""
+        try:
+            yield
+        except PeerError as error:
+            self.missing[contestant.label] = str(error)
+            self.contestants = [c for c in self.contestants if c is not contestant]
 
     def finished(self) -> list[list[dict[str, Run]]]:
         """The cells in which every method has run, repeats without one left out."""
-        n = len(self.contestants)
-        whole = [[cell for cell in row if len(cell) == n] for row in self.cells]
+        labels = {contestant.label for contestant in self.contestants}
+        whole = [[cell for cell in row if labels <= cell.keys()] for row in self.cells]
         return [row for row in whole if row]
 
 
@@ -63,16 +75,17 @@ def measure(
         groups = [out.tasks[i : i + plan.batch] for i in range(0, len(out.tasks), plan.batch)]
         if not go_on:
             _warm_up(out, groups[0], watch)
-        watch.phase("measuring", plan.repeats * len(groups) * len(contestants))
+        watch.phase("measuring", plan.repeats * len(groups) * len(out.contestants))
         for repeat in range(plan.repeats):
-            for contestant in contestants if not go_on else ():
+            for contestant in out.contestants if not go_on else ():
                 contestant.fresh()
             out.cells.append([])
             for g, group in enumerate(groups):
                 out.cells[-1].append({})
-                for contestant in rotated(contestants, repeat + g):
-                    run = _run(contestant, group, plan, watch)
-                    out.cells[-1][-1][contestant.label] = run
+                for contestant in rotated(out.contestants, repeat + g):
+                    with out.going_on_without(contestant):
+                        run = _run(contestant, group, plan, watch)
+                        out.cells[-1][-1][contestant.label] = run
     except KeyboardInterrupt:
         out.interrupted = True
     return out
@@ -93,9 +106,10 @@ def _run(contestant: Contestant, group: Sequence[Task], plan: Plan, watch: Watch
 
 def _warm_up(out: Measured, group: Sequence[Task], watch: Watch) -> None:
     watch.phase("warm-up", len(out.contestants))
-    for contestant in out.contestants:
-        contestant.fresh()
-        watch.done(contestant.run(group, out.plan, Watch()))
+    for contestant in list(out.contestants):
+        with out.going_on_without(contestant):
+            contestant.fresh()
+            watch.done(contestant.run(group, out.plan, Watch()))
 
 
 def _prepare(engine: Engine, prompts: Sequence[Prompt], out: Measured, watch: Watch) -> None:

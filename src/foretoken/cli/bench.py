@@ -10,6 +10,7 @@ from rich.console import Console
 
 from foretoken.bench.saving import save_text
 from foretoken.cli.bench_options import METHODS, HowOptions, OutOptions, WhatOptions, WrittenOptions
+from foretoken.cli.bench_setup import setup
 from foretoken.cli.bench_suites import SuiteOptions
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
@@ -27,8 +28,14 @@ if TYPE_CHECKING:
 NO_PROMPTS = ("kernels", "rules", "suite", "drafting")
 
 
+app = typer.Typer(add_completion=False)
+app.command()(setup)
+
+
+@app.callback(invoke_without_command=True)
 @grouped
 def bench(
+    ctx: typer.Context,
     target: TargetOptions,
     what: WhatOptions,
     how: HowOptions,
@@ -36,7 +43,10 @@ def bench(
     suites: SuiteOptions,
     out: OutOptions,
 ) -> None:
-    """Compare methods. Tables go to stderr; exit code 1 if a text differs that must not."""
+    """Compare methods and other engines. Tables go to stderr; exit code 1 if a text differs that
+    must not. `bench setup` makes the environments of other engines."""
+    if ctx.invoked_subcommand is not None:
+        return
     if out.save is not None and not out.save.parent.is_dir():
         raise ConfigError("save", str(out.save), "a file in a folder that exists")
     run = Bench(target, what, how, written, suites, out)
@@ -60,7 +70,8 @@ class Bench:
         self, target: TargetOptions, what: WhatOptions, how: HowOptions, written: WrittenOptions,
         suites: SuiteOptions, out: OutOptions,
     ) -> None:  # fmt: skip
-        from foretoken.bench.peers import check_peers
+        from foretoken.bench.peers.catalog import chosen as chosen_peers
+        from foretoken.bench.peers.together import check_peers
         from foretoken.bench.prompts import read_rows
         from foretoken.bench.spec import parse_methods
 
@@ -74,7 +85,7 @@ class Bench:
         self.specs: list[Spec] = self.table.specs if self.table is not None else parse_methods(
             what.methods or METHODS, what.policy, what.nodes, what.set or ()
         )  # fmt: skip
-        self.peers = what.peer_names()
+        self.peers = chosen_peers(what.peers)
         check_peers(self.peers, self.plan)
         self.files = what.files(how.forced)
         self.rows = [] if self.mode in NO_PROMPTS else read_rows(self.files, what.limit)
@@ -164,15 +175,13 @@ class Bench:
 
     def _contestants(self, engine: Engine) -> list[Any]:
         from foretoken.bench.own import Own
-        from foretoken.bench.peers import Peer, load_for_peers
+        from foretoken.bench.peers.together import open_peers
 
-        target: Any = engine.target
         with self.console.status("building the methods"):
             contestants: list[Any] = [Own(engine, spec) for spec in self.specs]
         if self.peers:
-            with self.console.status("loading the model for the peers"):
-                model = load_for_peers(target.name, target.dtype, target.device, self.options.widen)
-            contestants += [Peer(name, model) for name in self.peers]
+            with self.console.status("loading and exporting the model for the peers"):
+                contestants += open_peers(self.peers, engine, self.plan, self.options.widen)
         return contestants
 
     def drafting(self) -> int:
@@ -185,7 +194,9 @@ class Bench:
         return _code(False, report.interrupted)
 
     def _measured(self) -> tuple[Measured, Report]:
+        from foretoken.bench.floor import floor
         from foretoken.bench.memory import MB, peak, resident
+        from foretoken.bench.peers.together import close_peers
         from foretoken.bench.report import Memory
         from foretoken.bench.results import make_report
         from foretoken.bench.run import measure
@@ -195,10 +206,17 @@ class Bench:
         target: Any = engine.target
         contestants = self._contestants(engine)
         start = resident()
-        with Bar(self.console) as bar:
-            measured = measure(engine, contestants, prompts, self.plan, bar)
+        try:
+            with Bar(self.console) as bar:
+                measured = measure(engine, contestants, prompts, self.plan, bar)
+        finally:
+            close_peers(contestants)
+        with self.console.status("measuring how fast memory is read"):
+            limit = floor(target)
         memory = Memory(start_mb=start / MB, peak_mb=peak() / MB, kv_mb=target.pool.nbytes / MB)
-        report = make_report(measured, target, self.files, widen=self.options.widen, memory=memory)
+        report = make_report(
+            measured, target, self.files, widen=self.options.widen, memory=memory, floor=limit
+        )
         return measured, report
 
     def parity(self) -> int:
@@ -252,6 +270,7 @@ class Bench:
 
     def suite(self) -> int:
         """Suites one after another, saved after each."""
+        from foretoken.bench.peers.together import close_peers
         from foretoken.bench.stream import settings
 
         engine, _ = self._open()
@@ -261,7 +280,10 @@ class Bench:
             keep_learning=how.keep_learning, prompt_tokens=how.prompt_tokens,
             widen=self.options.widen,
         )  # fmt: skip
-        report = self.chosen.run(engine, contestants, wanted, self.console)
+        try:
+            report = self.chosen.run(engine, contestants, wanted, self.console)
+        finally:
+            close_peers(contestants)
         self.document = report.model_dump(mode="json")
         return _code(report.failed, report.interrupted)
 

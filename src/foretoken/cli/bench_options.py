@@ -43,7 +43,13 @@ class WhatOptions:
         bool, _option("--lossy", "With --pairs: rules that change the text, too.", _WHAT)
     ] = False
     peers: Annotated[
-        str, _option("--peers", "hf, hf-prompt-lookup: transformers on the same weights.", _WHAT)
+        str,
+        _option(
+            "--peers",
+            "Other engines on the same weights: names of `bench setup --list`, NAME:all "
+            "for all modes of one, or all.",
+            _WHAT,
+        ),
     ] = ""
     prompts: Annotated[
         str | None,
@@ -94,10 +100,6 @@ class WhatOptions:
             raise ConfigError("policy", self.policy, f"none with --{mode}: budgets are equal")
         if mode == "rules" and self.methods is not None:
             raise ConfigError("methods", self.methods, "none with --rules: no drafter runs")
-
-    def peer_names(self) -> list[str]:
-        """The peers."""
-        return [name.strip() for name in self.peers.split(",") if name.strip()]
 
 
 @dataclass(frozen=True)

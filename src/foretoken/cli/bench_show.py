@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -80,6 +81,8 @@ def show_report(report: Report, console: Console) -> None:
     if not report.failed:
         console.print(result_table(report))
         console.print(share_table(report))
+        show_peers(report, console)
+        show_floor(report, console)
 
 
 def heading(report: Report) -> str:
@@ -122,18 +125,60 @@ def show_divergences(
 
 def result_table(report: Report) -> Table:
     """The comparison."""
-    table = columns("method", "text", "tokens/s", "x plain", "q1 - q3", "tokens/step", "4-grams")
+    table = columns("method", "text", "tokens/s", "x plain", "95 %", "tokens/step", "4-grams")
     for result in report.results:
         table.add_row(
             result.method,
             _identity(result),
             number(result.tokens_per_s, ".1f"),
             number(result.ratio_to_plain),
-            f"{result.spread.q1:.2f} - {result.spread.q3:.2f}" if result.spread else "-",
+            interval(result.interval),
             number(result.tokens_per_step),
             number(result.distinct_4grams),
         )
     return table
+
+
+def interval(found: tuple[float, float] | None) -> str:
+    """Of a ratio; "-" if there is none."""
+    return "-" if found is None else f"{found[0]:.2f} - {found[1]:.2f}"
+
+
+def show_peers(report: Report, console: Console) -> None:
+    """Other engines: each over its own plain decoding, and what it took; who could not run."""
+    if report.peers:
+        table = columns("method", "x own plain", "95 %", "first token", "memory", "opened in")
+        facts = {peer.label: peer for peer in report.peers}
+        for result in report.results:
+            peer = facts.get(result.method)
+            if peer is None:
+                continue
+            table.add_row(
+                result.method,
+                number(result.ratio_to_own_plain),
+                interval(result.own_interval),
+                "-" if result.first_token_s is None else f"{1000 * result.first_token_s:.0f} ms",
+                "ours" if peer.peak_mb is None else f"{peer.peak_mb:,.0f} MB",
+                "-" if peer.open_seconds is None else f"{peer.open_seconds:.1f} s",
+            )
+        console.print(table)
+    for label, why in report.missing.items():
+        console.print(f"[red]{label}[/] could not run: {escape(why)}")
+
+
+def show_floor(report: Report, console: Console) -> None:
+    """Forwards beside what reading the weights takes."""
+    if report.floor is None:
+        return
+    found = report.floor
+    console.print(
+        f"weights of {found.weight_mb:.1f} MB at {found.read_gb_per_s:.1f} GB/s: "
+        f"{1000 * found.seconds:.2f} ms a forward at least; measured "
+        + ", ".join(
+            f"{rows} rows {1000 * s:.2f} ms ({s / found.seconds:.2f} x)"
+            for rows, s in found.forwards.items()
+        )
+    )
 
 
 def _identity(result: Result) -> str:

@@ -27,7 +27,7 @@ COMMANDS = {  # name -> (where, one line of help)
     "generate": ("foretoken.cli.generate:generate", "Complete a prompt with any model."),
     "chat": ("foretoken.cli.chat:chat", "Talk with a model that has a chat template."),
     "bench": (
-        "foretoken.cli.bench:bench",
+        "foretoken.cli.bench:app",
         "Compare methods: same model, same prompts, same process.",
     ),
     "tune": (

@@ -1,48 +1,23 @@
-"""Peers: other implementations on the same weights, loaded the way their users load them.
-
-    hf                 transformers' `generate`, plain
-    hf-prompt-lookup   transformers' `generate(prompt_lookup_num_tokens=10)`
-
-A peer is one entry of PEERS: keyword arguments of `generate` that switch its mode on. A mode with a
-draft model of its own would be one more entry and one more thing to load.
-"""
+"""transformers' `generate`, in foretoken's own process: the model as its users load it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
 import torch
 
 from foretoken.bench.contest import Plan, Run, Task, Watch
-from foretoken.errors import ConfigError
+from foretoken.bench.peers.facts import Facts
 from foretoken.target.widen import widen as widened
 from foretoken.types import Sampling
 
-PEERS: Mapping[str, Mapping[str, Any]] = {
-    "hf": {},
-    "hf-prompt-lookup": {"prompt_lookup_num_tokens": 10},
-}
+LOOKUP = 10  # prompt_lookup_num_tokens
 # what `generate` knows of Sampling, by the same names
 SHARED = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
           "repetition_penalty", "no_repeat_ngram_size")  # fmt: skip
-
-
-def check_peers(names: Sequence[str], plan: Plan) -> None:
-    """Raise ConfigError for an unknown peer, or a plan that peers cannot follow."""
-    for name in names:
-        if name not in PEERS:
-            raise ConfigError("peers", name, f"one of {', '.join(PEERS)}")
-    if names and plan.forced:
-        raise ConfigError(
-            "peers", ",".join(names), "none with --forced: a peer writes its own text"
-        )
-    if names and plan.batch > 1:
-        raise ConfigError("peers", ",".join(names), "none with --batch above 1")
-    given = {k for k, v in plan.sampling.model_dump().items() if v != Sampling().model_dump()[k]}
-    if names and (odd := given - {*SHARED, "temperature", "seed"}):
-        raise ConfigError("peers", ",".join(names), f"none with {', '.join(sorted(odd))}")
 
 
 def load_for_peers(name: str, dtype: torch.dtype, device: torch.device, widen: int = 1) -> Any:
@@ -58,34 +33,48 @@ def load_for_peers(name: str, dtype: torch.dtype, device: torch.device, widen: i
 
 
 class Peer:
-    """`model.generate` in one of its modes."""
+    """`model.generate` in one of its modes. drafter: for `hf-assistant`."""
 
     peer = True
     merges = False
     guarantee = ""
     repeats_draws = False
 
-    def __init__(self, label: str, model: Any) -> None:
+    def __init__(self, label: str, model: Any, drafter: Any = None) -> None:
         self.label, self.model = label, model
-        self._forwards = 0
+        self.facts = Facts(label, versions={"transformers": version("transformers")})
+        self._mode: dict[str, Any] = {}
+        if label == "hf-prompt-lookup":
+            self._mode = {"prompt_lookup_num_tokens": LOOKUP}
+        elif label == "hf-assistant":
+            self._mode = {"assistant_model": drafter}
+        self._began: list[float] = []  # when each forward of a text began
 
     def fresh(self) -> None:
         """Nothing is learned."""
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:  # noqa: ARG002
         """See `Contestant`. One task at a time."""
-        self._forwards = 0
         hook = self.model.register_forward_pre_hook(self._count)
         start = perf_counter()
         try:
-            tokens = [self._generate(task, plan) for task in tasks]
+            tokens, first, forwards = list[list[int]](), list[float | None](), 0
+            for task in tasks:
+                begun, self._began = perf_counter(), []
+                tokens.append(self._generate(task, plan))
+                # its first tokens are known when the second forward begins
+                first.append(self._began[1] - begun if len(self._began) > 1 else None)
+                forwards += len(self._began)
             wall = perf_counter() - start
         finally:
             hook.remove()
-        return Run(self.label, list(tasks), tokens, wall, [], self._forwards)
+        return Run(self.label, list(tasks), tokens, wall, [], forwards, first)
+
+    def close(self) -> None:
+        """Nothing runs beside."""
 
     def _count(self, *_: Any) -> None:
-        self._forwards += 1
+        self._began.append(perf_counter())
 
     @torch.inference_mode()
     def _generate(self, task: Task, plan: Plan) -> list[int]:
@@ -94,7 +83,7 @@ class Peer:
             torch.manual_seed(plan.sampling.seed + task.index)
         out = self.model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=task.limit,
-            **self._arguments(plan.sampling), **PEERS[self.label],
+            **self._arguments(plan.sampling), **self._mode,
         )  # fmt: skip
         row: list[int] = out[0, ids.shape[1] :].tolist()
         return row

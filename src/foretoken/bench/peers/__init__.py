@@ -1,0 +1,1 @@
+"""Peers: other engines on the same weights and prompts, in the same run."""

@@ -1,0 +1,85 @@
+"""The peers of one comparison: checked before anything is loaded, then opened one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foretoken.bench.contest import Plan
+from foretoken.bench.peers.catalog import TRANSFORMERS, find
+from foretoken.bench.peers.hf import SHARED, Peer, load_for_peers
+from foretoken.errors import ConfigError
+from foretoken.types import Sampling
+
+ELSEWHERE = ("temperature", "top_k", "top_p", "seed")  # what all workers know of Sampling
+
+
+def check_peers(labels: Sequence[str], plan: Plan) -> None:
+    """Raise ConfigError for an unknown peer, or a plan that a peer cannot follow."""
+    given = {k for k, v in plan.sampling.model_dump().items() if v != Sampling().model_dump()[k]}
+    for label in labels:
+        kind, _ = find(label)
+        if plan.forced:
+            raise ConfigError("peers", label, "none with --forced: a peer writes its own text")
+        if plan.batch > 1 and not kind.batches:
+            raise ConfigError("peers", label, "a peer that batches with --batch above 1")
+        able = (*SHARED, "temperature", "seed") if kind.name == TRANSFORMERS else ELSEWHERE
+        if odd := given - set(able):
+            raise ConfigError("peers", label, f"none with {', '.join(sorted(odd))}")
+
+
+def open_peers(labels: Sequence[str], engine: Any, plan: Plan, widen: int) -> list[Any]:
+    """Contestants. transformers' model is loaded now; workers start with their first run, and what
+    keeps one from running is reported then."""
+    target = engine.target
+    folder = Path(target.name)
+    ours = [label for label in labels if find(label)[0].name == TRANSFORMERS]
+    out: list[Any] = []
+    if ours:
+        model = load_for_peers(target.name, target.dtype, target.device, widen)
+        drafter = None
+        if "hf-assistant" in ours:
+            drafter = load_for_peers(str(_drafter(folder)), target.dtype, target.device)
+        out += [Peer(label, model, drafter) for label in ours]
+    others = [label for label in labels if label not in ours]
+    if others:
+        out += _remote(others, engine, plan, widen)
+    return out
+
+
+def close_peers(contestants: Sequence[Any]) -> None:
+    """End the workers."""
+    for contestant in contestants:
+        if contestant.peer:
+            contestant.close()
+
+
+def _remote(labels: Sequence[str], engine: Any, plan: Plan, widen: int) -> list[Any]:
+    from foretoken.bench.peers.export import exported, work_folder
+    from foretoken.bench.peers.remote import Models, Remote
+
+    target = engine.target
+    folder = Path(target.name)
+    if not folder.is_dir():
+        raise ConfigError("peers", labels[0], f"a model in a folder; {target.name} is none")
+    drafter = _drafter(folder) if any("draft" in find(label)[1] for label in labels) else None
+    models = Models(
+        target=str(exported(folder, widen)),
+        drafter="" if drafter is None else str(exported(drafter)),
+        work=str(work_folder()),
+        threads=torch.get_num_threads(),
+        dtype=str(target.dtype).removeprefix("torch."),
+        context=target.max_context,
+        batch=plan.batch,
+    )
+    return [Remote(label, *find(label), models, sorted(target.eos)) for label in labels]
+
+
+def _drafter(folder: Path) -> Path:
+    out = folder / "drafter"
+    if not (out / "config.json").exists():
+        raise ConfigError("peers", "draft", f"a model in {out}")
+    return out
