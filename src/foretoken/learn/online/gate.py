@@ -1,8 +1,9 @@
-"""Whether an update is kept: it may not lose acceptance on texts that it has not seen.
+"""Whether what was learned is served: it may not lose acceptance on texts that it has not seen.
 
-Acceptance is the mean of sum min(p, q) over the rows of the held-out slice, with the weights before
-and after: the same rows, so that most of the noise cancels. What loses more than the tolerance is
-taken back, bit for bit. An update can only change speed, never a text; the gate bounds how much.
+Acceptance is the mean of sum min(p, q) over the rows of the held-out slice, with the weights that
+serve and with those that were trained: the same rows, so that most of the noise cancels. What loses
+more than the tolerance is not served; after `trials` such updates in a row it is taken back, bit
+for bit. An update can only change speed, never a text; the gate bounds how much.
 Source: our notes on osd, 3 ("gate each update").
 """
 
@@ -18,7 +19,7 @@ from foretoken.learn.online.update import Trainee
 
 @dataclass(frozen=True)
 class Check:
-    """Acceptance on some rows before and after an update."""
+    """Acceptance on some rows, of the weights that serve and of those that an update has left."""
 
     before: float  # NaN without rows
     after: float
@@ -34,7 +35,8 @@ class Gate:
 
     def __init__(self, trainee: Trainee, held_out: Sequence[Sample]) -> None:
         self._trainee, self._held_out = trainee, list(held_out)
-        self._before = trainee.acceptance(self._held_out)
+        with trainee.as_kept():
+            self._before = trainee.acceptance(self._held_out)
 
     def check(self) -> Check:
         """With the weights of now. A comparison with what is no number does not pass."""

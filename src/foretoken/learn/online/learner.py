@@ -2,8 +2,9 @@
 
 An update is due after `interval` finished requests, or after `patience` steps. It takes the fresh
 texts and some older ones (or what `select` chooses), makes its gradient steps, and stands if it
-passes the gate; then new weights draft from the next proposal on. What fails detaches the learner:
-it is said once, and decoding goes on with the last good weights.
+passes the gate; then new weights draft from the next proposal on. Where it does not, the drafter
+stays and learning goes on from there for a few updates, before all of it is taken back. What fails
+detaches the learner: it is said once, and decoding goes on with the last good weights.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Facts:
     requests: int = 0
     updates: int = 0
     kept: int = 0
-    rolled_back: int = 0  # lost acceptance on held-out rows
+    waiting: int = 0  # lost acceptance on held-out rows: were learned on, and not served
+    rolled_back: int = 0  # lost it once too often, and were taken back
     dropped: int = 0  # gave no number
     late: int = 0  # stopped by the deadline
     seconds: float = 0.0  # spent on updates
@@ -78,6 +80,7 @@ class Learner:
         self._pruned: tuple[Sequence[Sample], Sequence[Sample]] | None = None
         self._random = np.random.default_rng(options.seed)
         self._finished = self._steps = 0  # requests and steps since the last update
+        self._waiting = 0  # updates since the weights were served or taken back
 
     @property
     def learning(self) -> bool:
@@ -168,15 +171,18 @@ class Learner:
         done = trainee.learn(batches, left, held_out)
         check = gate.check() if done.finite and done.steps else Check(math.nan, math.nan, 0)
         stands = done.finite and done.steps > 0 and check.passes(self.options.tolerance)
+        # one update's gain is smaller than what few held-out rows tell apart: several may add up
+        waits = not stands and done.finite and self._waiting < self.options.trials
         if stands:
             trainee.keep()
             self._published = self._publish(trainee.model)
-        else:
+        elif not waits:
             trainee.restore()
+        self._waiting = self._waiting + 1 if waits else 0
         if self._selector is not None:
             room = self.buffer.room * len(pool) // max(rows(pool), 1)
             self._pruned = (pool, self._selector.prune(trainee, pool, max(room, 1)))
-        self._note(done, check, stands, rows(fresh), perf_counter() - began)
+        self._note(done, check, stands, waits, rows(fresh), perf_counter() - began)
 
     def _batches(
         self, trainee: Trainee, fresh: Sequence[Sample], pool: Sequence[Sample]
@@ -197,13 +203,14 @@ class Learner:
         return [samples[i] for i in sorted(at)]
 
     def _note(
-        self, done: Learned, check: Check, stands: bool, learned: int, seconds: float
+        self, done: Learned, check: Check, stands: bool, waits: bool, learned: int, seconds: float
     ) -> None:
         facts = self.facts
         facts.updates += 1
         facts.kept += stands
         facts.dropped += not done.finite
-        facts.rolled_back += done.finite and done.steps > 0 and not stands
+        facts.waiting += waits
+        facts.rolled_back += done.finite and done.steps > 0 and not stands and not waits
         facts.late += done.late
         facts.seconds += seconds
         facts.log.append({

@@ -37,6 +37,10 @@ class OnlineOptions(types.Options):
     tolerance: float = Field(
         0.0, ge=0.0, description="acceptance on held-out rows that an update may lose"
     )
+    trials: int = Field(
+        3, ge=0, description="updates in a row that may lose more before they are taken back; "
+        "meanwhile the drafter that serves stays as it is"
+    )  # fmt: skip
     deadline: float = Field(10.0, gt=0.0, description="seconds that one update may take")
     background: bool = Field(False, description="learn in a thread while decoding goes on")
     domains: int = Field(1, ge=1, le=16, description="drafters at most, told apart by the prompt")

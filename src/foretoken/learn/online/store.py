@@ -17,7 +17,15 @@ from foretoken.learn.online.twin import add_changes, dense_twin, encoded, finger
 from foretoken.learn.online.update import Trainee
 from foretoken.learn.online.worker import Worker
 
-COUNTS = ("requests", "updates", "kept", "rolled_back", "dropped", "late")  # facts that are saved
+COUNTS = (
+    "requests",
+    "updates",
+    "kept",
+    "waiting",
+    "rolled_back",
+    "dropped",
+    "late",
+)  # fmt: skip  (facts that are saved)
 
 
 class Learners:

@@ -64,6 +64,20 @@ class Trainee:
         for kept, weight in zip(self.kept, self.weights, strict=True):
             kept.copy_(weight.detach())
 
+    @contextmanager
+    def as_kept(self) -> Iterator[None]:
+        """The weights of the last `keep` meanwhile."""
+        with _learning(), torch.no_grad():
+            now = [weight.detach().clone() for weight in self.weights]
+            for kept, weight in zip(self.kept, self.weights, strict=True):
+                weight.copy_(kept)
+        try:
+            yield
+        finally:
+            with _learning(), torch.no_grad():
+                for trained, weight in zip(now, self.weights, strict=True):
+                    weight.copy_(trained)
+
     def restore(self) -> None:
         """Bit for bit the weights of the last `keep`; the optimiser forgets where it was going, not
         how large gradients are."""

@@ -31,7 +31,7 @@ def test_it_compares_the_same_rows_before_and_after() -> None:
 @pytest.mark.parametrize("tolerance", [0.01, 1.0])
 def test_a_harmful_update_is_taken_back(tolerance: float) -> None:
     """Held out are texts of A while texts of B are learned; without a tolerance it would stand."""
-    one = learner(tolerance=tolerance, lr=0.05, steps=8)
+    one = learner(tolerance=tolerance, lr=0.05, steps=8, trials=0)
     feed(one, texts(A, range(4)))
     for _ in range(5):
         feed(one, texts(A, range(4)))
@@ -49,6 +49,36 @@ def test_a_harmful_update_is_taken_back(tolerance: float) -> None:
     else:
         assert not same(good, one.trainee.weights)
         assert (one.facts.kept, one.facts.rolled_back) == (kept + 1, back)
+
+
+def test_updates_that_lose_are_not_served_and_may_add_up() -> None:
+    """Two that lose wait, the third is taken back; and one that wins after a loss stands."""
+    one = learner(tolerance=0.01, lr=0.05, steps=8, trials=2)
+    for _ in range(6):
+        feed(one, texts(A, range(4)))
+    one.trainee.restore()
+    one._waiting = one.facts.waiting = one.facts.rolled_back = 0
+    good, drafter, kept = [w.clone() for w in one.trainee.weights], one.drafter, one.facts.kept
+
+    def learn(of) -> None:
+        one.buffer.fresh = texts(of, range(6))
+        one._finished = 4
+        one.advance()
+
+    learn(B)
+    learn(B)
+    assert one.drafter is drafter, "what is served has not changed"
+    assert same(good, one.trainee.kept)
+    assert not same(good, one.trainee.weights), "it learns on"
+    assert (one.facts.waiting, one.facts.rolled_back) == (2, 0)
+    learn(B)
+    assert same(good, one.trainee.weights)
+    assert (one.facts.kept, one.facts.waiting, one.facts.rolled_back) == (kept, 2, 1)
+    learn(B)
+    one.buffer.held_out = []  # nothing is against it any more
+    learn(B)
+    assert one.facts.kept == kept + 1
+    assert one.drafter is not drafter
 
 
 def test_held_out_texts_are_not_learned_from() -> None:
