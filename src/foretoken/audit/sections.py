@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from foretoken.audit.blocks import Block, Code, Grid, Heading, Text
 from foretoken.audit.report import (
     AuditReport,
     Difference,
@@ -12,6 +11,7 @@ from foretoken.audit.report import (
     Planted,
     SamplingResult,
 )  # fmt: skip
+from foretoken.page.blocks import Block, Code, Grid, Heading, Text
 
 UNTRIED = 1.02  # tokens per step up to this: nothing was drafted, or nothing accepted
 BOUNDS = (

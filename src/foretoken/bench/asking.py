@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from foretoken.bench.contest import Plan
 from foretoken.bench.prompts import Prompt, encode
-from foretoken.prompt.tokens import encode_prompt, render_chat
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,3 @@ class Asking:
         """A question of a user."""
         row = {"question": question, "reference": reference, "prediction": prediction}
         return encode([(name, row)], self.tokenizer)[0]
-
-    def followed(self, prompt: Prompt, question: str, following: str) -> Prompt:
-        """The prompt, with a second question of the same user that comes after its answer."""
-        return replace(prompt, then=lambda ids: self._second(prompt.name, question, ids, following))
-
-    def _second(self, name: str, question: str, answer: list[int], following: str) -> Prompt:
-        text = self.tokenizer.decode(answer, skip_special_tokens=True)
-        if getattr(self.tokenizer, "chat_template", None):
-            turns = [("user", question), ("assistant", text.strip()), ("user", following)]
-            tokens = render_chat(self.tokenizer, [{"role": r, "content": c} for r, c in turns])
-        else:
-            tokens = encode_prompt(self.tokenizer, f"{question}{text}\n{following}")
-        return Prompt(f"{name} turn 2", tokens, following)

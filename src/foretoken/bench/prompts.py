@@ -3,14 +3,15 @@
 A `.txt` file is one prompt. A `.jsonl` file holds one object a line: `prompt` (text to go on from),
 `question` or the first of `turns` (asked through the model's chat template where it has one);
 `canonical_solution`, `answer`, `reference`, `solution` or `ground_truth` is the reference text;
-`prediction` is what the answer is expected to look like, for drafters that use one.
+`prediction` is what the answer is expected to look like, for drafters that use one. A second turn
+is asked after the first one's answer; a row with `question_id` is named by it, as Spec-Bench's are.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import encode_prompt, render_chat
 
 KINDS = ("prompt", "question", "turns")
+QUESTION, TURN = "spec-bench/", " turn "  # the name of a row with an id, and of what follows
 REFERENCES = ("canonical_solution", "answer", "reference", "solution", "ground_truth")
 
 
@@ -115,7 +117,27 @@ def _encode(name: str, row: Mapping[str, Any], tokenizer: Any) -> Prompt:
         return [int(i) for i in tokenizer.encode(written, add_special_tokens=False)] or None
 
     reference = next((row[key] for key in REFERENCES if isinstance(row.get(key), str)), None)
-    return Prompt(name, tokens, text, ids(reference), ids(row.get("prediction")))
+    if isinstance(row.get("question_id"), int):
+        name = f"{QUESTION}{row['question_id']}"
+    prompt = Prompt(name, tokens, text, ids(reference), ids(row.get("prediction")))
+    turns = row.get("turns")
+    more = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
+    return followed(prompt, tokenizer, text, more) if isinstance(more, str) else prompt
+
+
+def followed(prompt: Prompt, tokenizer: Any, question: str, following: str) -> Prompt:
+    """The prompt, with a second question of the same user that comes after its answer."""
+
+    def second(answer: list[int]) -> Prompt:
+        text = tokenizer.decode(answer, skip_special_tokens=True)
+        if getattr(tokenizer, "chat_template", None):
+            turns = [("user", question), ("assistant", text.strip()), ("user", following)]
+            tokens = render_chat(tokenizer, [{"role": r, "content": c} for r, c in turns])
+        else:
+            tokens = encode_prompt(tokenizer, f"{question}{text}\n{following}")
+        return Prompt(f"{prompt.name}{TURN}2", tokens, following)
+
+    return replace(prompt, then=second)
 
 
 def _as_answer(tokenizer: Any, user: Mapping[str, str], answer: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from foretoken.bench.asking import Asking
-from foretoken.bench.prompts import Prompt
+from foretoken.bench.prompts import QUESTION, Prompt, followed
 from foretoken.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "assets" / "suites"
@@ -116,6 +116,11 @@ def _has(suite: Suite, forced: bool) -> bool:
     return suite.forced if forced else suite.own
 
 
+def spec_bench_categories() -> dict[str, str]:
+    """Of the bundled questions, by id."""
+    return {str(row["question_id"]): row["category"] for row in _read("spec_bench.jsonl")}
+
+
 def _read(file: str) -> Rows:
     return [json.loads(line) for line in (FOLDER / file).read_text("utf-8").splitlines()]
 
@@ -149,8 +154,8 @@ def _spec_bench(group: str, asking: Asking) -> Iterator[Prompt]:
     for row in _spread(rows, "category"):
         first, *more = row["turns"]
         reference = row["reference"][0] if group in _TEXTS else None
-        prompt = asking.ask(f"spec-bench/{row['question_id']}", first, reference)
-        yield asking.followed(prompt, first, more[0]) if more else prompt
+        prompt = asking.ask(f"{QUESTION}{row['question_id']}", first, reference)
+        yield followed(prompt, asking.tokenizer, first, more[0]) if more else prompt
 
 
 def _edit(asking: Asking) -> Iterator[Prompt]:

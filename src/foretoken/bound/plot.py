@@ -8,26 +8,10 @@ from typing import Any
 from foretoken.bound.optimum import SCHEMES
 from foretoken.bound.report import BoundReport, Panel
 from foretoken.bound.table import RULES
-from foretoken.errors import ConfigError
+from foretoken.page.figure import write_figure
 
-SUFFIXES = (".png", ".svg")
 COLOURS = {"with": "#3d4f9f", "without": "#0b6e4f", "greedy": "#b3541e", "top-k": "#777777"}
 MARKS = {"walk": ".", "multi-round": "s", "k-seq": "^", "recursive": "D", "mixed": "o"}
-
-
-def check_plot(path: Path, field: str = "plot") -> None:
-    """Before any work. Raises ConfigError, in the name of the option `field`, for a file that
-    cannot be drawn to."""
-    if path.suffix not in SUFFIXES:
-        raise ConfigError(field, str(path), f"a file that ends in {' or '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise ConfigError(field, str(path), "a file in a folder that exists")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            field, str(path), "nothing without matplotlib: pip install 'foretoken[bench]'"
-        ) from None
 
 
 def save_plot(path: Path, report: BoundReport) -> None:
@@ -44,19 +28,6 @@ def save_plot(path: Path, report: BoundReport) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=2 * count, fontsize="small")
     figure.suptitle(f"{report.model} drafted by {report.drafter}", fontsize="medium")
     write_figure(figure, path)
-
-
-def write_figure(figure: Any, path: Path) -> None:
-    """PNG or SVG by suffix; the file appears when it is complete."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        figure.savefig(part, format=path.suffix[1:], dpi=150, metadata=_TIMELESS[path.suffix])
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-_TIMELESS: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".png": {}}  # the same bytes again
 
 
 def _draw(axes: Any, panel: Panel) -> None:

@@ -18,9 +18,9 @@ from foretoken.errors import INTERRUPTED, ConfigError
 from foretoken.registry import NULL_POLICY
 
 if TYPE_CHECKING:
-    from foretoken.audit.blocks import Block
     from foretoken.audit.report import AuditReport, Plan
     from foretoken.audit.run import Wanted
+    from foretoken.page.blocks import Block
     from foretoken.types import Sampling
 
 DEFAULT = ("foretoken:aded",)
@@ -156,8 +156,8 @@ def audit(what: AuditOptions, how: HowOptions, out: PageOptions) -> None:
     Greedy text is compared with the model's own choices token by token, sampled text with the
     model's exact probabilities. Tables go to stderr.
     """
-    from foretoken.audit.page import check_path, write_page
     from foretoken.audit.sections import sections
+    from foretoken.page.write import check_path, write_page
 
     if out.page is not None:
         check_path(out.page)
@@ -165,7 +165,7 @@ def audit(what: AuditOptions, how: HowOptions, out: PageOptions) -> None:
     report = _run(what, how, repeat(what, how, out), console)
     show(sections(report), console)
     if out.page is not None:
-        write_page(report, out.page)
+        write_page(sections(report), out.page)
     if out.json:
         typer.echo(jsonlib.dumps(report.model_dump(mode="json")))
     raise typer.Exit(1 if report.failed else INTERRUPTED if report.interrupted else 0)
@@ -247,7 +247,7 @@ def repeat(*groups: Any) -> str:
 
 def show(blocks: list[Block], console: Console) -> None:
     """The report in a terminal."""
-    from foretoken.audit.blocks import Code, Grid, Heading, Text
+    from foretoken.page.blocks import Code, Grid, Heading, Text
 
     for block in blocks:
         match block:

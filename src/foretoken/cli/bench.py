@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,10 +16,10 @@ from foretoken.cli.bench_setup import setup
 from foretoken.cli.bench_suites import SuiteOptions
 from foretoken.cli.opening import load_target
 from foretoken.cli.options import TargetOptions, grouped
-from foretoken.errors import INTERRUPTED, ConfigError
+from foretoken.errors import INTERRUPTED
 
 if TYPE_CHECKING:
-    from foretoken.bench.contest import Plan
+    from foretoken.bench.contest import Plan, Watch
     from foretoken.bench.pairs import Pairs
     from foretoken.bench.prompts import Prompt
     from foretoken.bench.report import Report
@@ -47,8 +49,6 @@ def bench(
     must not. `bench setup` makes the environments of other engines."""
     if ctx.invoked_subcommand is not None:
         return
-    if out.save is not None and not out.save.parent.is_dir():
-        raise ConfigError("save", str(out.save), "a file in a folder that exists")
     run = Bench(target, what, how, written, suites, out)
     code = {
         "compare": run.compare, "parity": run.parity, "memory": run.memory,
@@ -77,7 +77,8 @@ class Bench:
 
         self.console = Console(stderr=True)
         self.options, self.what, self.how = target, what, how
-        self.mode = how.mode(suites)
+        self.mode, self.out = how.mode(suites), out
+        out.check(self.mode, how.batch)
         self.plan: Plan = written.plan(how, suites)
         what.check(self.mode)
         self.chosen = suites.of(self.plan, what.limit, out.save)
@@ -184,6 +185,22 @@ class Bench:
                 contestants += open_peers(self.peers, engine, self.plan, self.options.widen)
         return contestants
 
+    @contextmanager
+    def _answers(self, watch: Watch, engine: Engine) -> Iterator[Watch]:
+        """A watcher that writes answers, where they are wanted."""
+        if self.out.answers is None:
+            yield watch
+            return
+        from foretoken.bench.machine import model_name
+        from foretoken.bench.spec_answers import Answers
+        from foretoken.bench.suites import spec_bench_categories
+
+        answers = Answers(watch, engine.tokenizer, model_name(engine.target))
+        yield answers
+        given = {str(row.get("question_id")): str(row.get("category", "")) for _, row in self.rows}
+        written = answers.write(self.out.answers, {**spec_bench_categories(), **given})
+        self.console.print(f"answers in {self.out.answers}: {len(written)} files")
+
     def drafting(self) -> int:
         """What drafting costs without a model."""
         from foretoken.cli.bench_drafting import drafting, show_drafting
@@ -207,8 +224,8 @@ class Bench:
         contestants = self._contestants(engine)
         start = resident()
         try:
-            with Bar(self.console) as bar:
-                measured = measure(engine, contestants, prompts, self.plan, bar)
+            with Bar(self.console) as bar, self._answers(bar, engine) as watch:
+                measured = measure(engine, contestants, prompts, self.plan, watch)
         finally:
             close_peers(contestants)
         with self.console.status("measuring how fast memory is read"):
@@ -272,6 +289,7 @@ class Bench:
         """Suites one after another, saved after each."""
         from foretoken.bench.peers.together import close_peers
         from foretoken.bench.stream import settings
+        from foretoken.cli.bench_show import Bar
 
         engine, _ = self._open()
         contestants, how = self._contestants(engine), self.chosen.options
@@ -281,7 +299,8 @@ class Bench:
             widen=self.options.widen,
         )  # fmt: skip
         try:
-            report = self.chosen.run(engine, contestants, wanted, self.console)
+            with Bar(self.console) as bar, self._answers(bar, engine) as watch:
+                report = self.chosen.run(engine, contestants, wanted, self.console, watch)
         finally:
             close_peers(contestants)
         self.document = report.model_dump(mode="json")

@@ -218,3 +218,22 @@ class OutOptions:
         bool, _option("--json", "One JSON document as the last line of stdout.", _OUT)
     ] = False
     save: Annotated[Path | None, _option("--save", "Write the JSON document here.", _OUT)] = None
+    answers: Annotated[
+        Path | None,
+        _option(
+            "--answers", "Write answers here in Spec-Bench's format, a file for each method; its "
+            "questions are bundled (--suite spec-bench), or in a file (--prompts).", _OUT,
+        ),
+    ] = None  # fmt: skip
+
+    def check(self, mode: str, batch: int) -> None:
+        """Raise ConfigError for a place that cannot be written to, or if nothing is answered."""
+        if self.save is not None and not self.save.parent.is_dir():
+            raise ConfigError("save", str(self.save), "a file in a folder that exists")
+        if self.answers is None:
+            return
+        if mode not in ("compare", "suite") or batch > 1:
+            what = f"--{mode}" if batch == 1 else "--batch above 1"
+            raise ConfigError("answers", str(self.answers), f"none with {what}")
+        if self.answers.exists() and not self.answers.is_dir():
+            raise ConfigError("answers", str(self.answers), "a folder")

@@ -12,7 +12,7 @@ from rich.console import Console
 from foretoken.errors import ConfigError
 
 if TYPE_CHECKING:
-    from foretoken.bench.contest import Plan
+    from foretoken.bench.contest import Plan, Watch
     from foretoken.bench.stream_report import StreamReport
     from foretoken.bench.suites import Suite
     from foretoken.engine.engine import Engine
@@ -93,14 +93,14 @@ class SuiteRun:
     save: Path | None
 
     def run(
-        self, engine: Engine, contestants: list[Any], wanted: dict[str, Any], console: Console
-    ) -> StreamReport:
+        self, engine: Engine, contestants: list[Any], wanted: dict[str, Any], console: Console,
+        watch: Watch,
+    ) -> StreamReport:  # fmt: skip
         """wanted: the settings, see `stream.settings`. Tables go to the console as suites end."""
         from foretoken.bench.machine import describe
         from foretoken.bench.saving import save_text
         from foretoken.bench.stream import Stream, resumed
         from foretoken.bench.stream_report import StreamReport
-        from foretoken.cli.bench_show import Bar
         from foretoken.cli.bench_show_suites import show_stream, show_suite, show_target
 
         show_target(wanted, describe(engine.target), console)
@@ -120,8 +120,7 @@ class SuiteRun:
             keep_learning=self.options.keep_learning, prompt_tokens=self.options.prompt_tokens,
             on_suite=note,
         )  # fmt: skip
-        with Bar(console) as bar:
-            document = stream.run(self.suites, bar)
+        document = stream.run(self.suites, watch)
         if self.save is not None and document.suites:  # an earlier file is worth more than nothing
             save_text(self.save, document.model_dump_json() + "\n")
         show_stream(document, console)

@@ -126,7 +126,7 @@ class OutOptions:
 
     def check(self) -> None:
         """Raises ConfigError for a file that cannot be written."""
-        from foretoken.bound.plot import check_plot
+        from foretoken.page.figure import check_plot
 
         if self.save is not None and not self.save.parent.is_dir():
             raise ConfigError("save", str(self.save), "a file in a folder that exists")

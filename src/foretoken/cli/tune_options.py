@@ -99,7 +99,7 @@ class WhatOptions:
 
     def check(self) -> None:
         """Raises ConfigError for unknown names, and for files that cannot be written."""
-        from foretoken.bound.plot import check_plot
+        from foretoken.page.figure import check_plot
         from foretoken.tune.scorecard import check_names
         from foretoken.tune.stage import check_policy
 

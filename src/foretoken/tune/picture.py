@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from foretoken.bound.plot import write_figure
+from foretoken.page.figure import write_figure
 from foretoken.registry import DEFAULT_METHOD, DEFAULT_POLICY, NULL_POLICY
 from foretoken.tune.report import EXP3, OPTIMUM, PLAIN, UCB, Played, Scorecard
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from foretoken.audit import page
-from foretoken.audit.blocks import Code, Grid, Heading, Text
-from foretoken.audit.page import check_path, to_html, to_markdown, write_page
 from foretoken.audit.report import AuditReport
 from foretoken.audit.sections import sections
+from foretoken.bench import saving
 from foretoken.errors import ConfigError
+from foretoken.page.blocks import Code, Grid, Heading, Text
+from foretoken.page.write import check_path, to_html, to_markdown, write_page
 from tests.unit.audit.helper import audit, bent, setup
 
 
@@ -57,16 +57,16 @@ def test_written_whole_or_not_at_all(
     report: AuditReport, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"a{suffix}"
-    write_page(report, path)
+    write_page(sections(report), path)
     before = path.read_text()
     assert ("<!doctype html>" in before) == (suffix == ".html")
 
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(page.os, "fdopen", fail)
+    monkeypatch.setattr(saving.os, "fdopen", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_page(report, path)
+        write_page(sections(report), path)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
 

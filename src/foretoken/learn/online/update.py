@@ -103,14 +103,18 @@ class Trainee:
         log_p = torch.from_numpy(sample.log_p).to(self.device)
         return log_p, coarse(self.logits(sample), ids)
 
-    def acceptance(self, samples: Sequence[Sample]) -> float:
+    def acceptance(
+        self, samples: Sequence[Sample], weights: Sequence[float] | None = None
+    ) -> float:
         """Mean over rows of sum min(p, q), a lower bound where a row has more tokens than were
-        kept; NaN without rows."""
-        total = 0.0
+        kept; NaN without rows. weights: of a row of each text, None for equal ones."""
+        total = count = 0.0
         with _learning(), torch.no_grad():
-            for sample in samples:
-                total += float(accepted(*self.pair(sample)).sum())
-        return total / count if (count := rows(samples)) else math.nan
+            for i, sample in enumerate(samples):
+                weight = 1.0 if weights is None else weights[i]
+                total += weight * float(accepted(*self.pair(sample)).sum())
+                count += weight * len(sample)
+        return total / count if count else math.nan
 
     def learn(
         self,

@@ -20,12 +20,24 @@ def test_what_passes() -> None:
 
 def test_it_compares_the_same_rows_before_and_after() -> None:
     one, samples = trainee(), texts(A, range(4))
-    gate = Gate(one, samples)
-    assert gate.check() == Check(one.acceptance(samples), one.acceptance(samples), 80)
-    before = one.acceptance(samples)
+    gate, weights = Gate(one, samples), [0.5**1.5, 0.5, 0.5**0.5, 1.0]
+    before = one.acceptance(samples, weights)
+    assert gate.check() == Check(before, before, 80)
     one.learn([samples] * 5)
     check = gate.check()
     assert check.before == before < check.after
+
+
+def test_after_a_change_of_topic_the_last_texts_decide() -> None:
+    """Six texts of A, then two of B: what helps B and costs A passes."""
+    one = trainee(lr=0.05)
+    one.learn([texts(A, range(6))] * 20)
+    one.keep()
+    held_out = [*texts(A, range(10, 16)), *texts(B, range(20, 22))]
+    gate, even = Gate(one, held_out), one.acceptance(held_out)
+    one.learn([texts(B, range(6))] * 20)
+    assert one.acceptance(held_out) < even
+    assert gate.check().passes(0.0)
 
 
 @pytest.mark.parametrize("tolerance", [0.01, 1.0])

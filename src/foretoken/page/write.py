@@ -1,19 +1,18 @@
-"""The report for people: one list of blocks, written as Markdown, as HTML, or by the terminal.
+"""One list of blocks, written as Markdown or as HTML.
 
-A page stands alone: no scripts, no links to other files.
+A page stands alone: no scripts, no links to other files; pictures are part of it.
 """
 
 from __future__ import annotations
 
 import html
-import os
-import tempfile
+from base64 import b64encode
+from collections.abc import Sequence
 from pathlib import Path
 
-from foretoken.audit.blocks import Block, Code, Grid, Heading, Text
-from foretoken.audit.report import AuditReport
-from foretoken.audit.sections import sections
+from foretoken.bench.saving import save_text
 from foretoken.errors import ConfigError
+from foretoken.page.blocks import Block, Code, Grid, Heading, Picture, Text
 
 SUFFIXES = (".html", ".md")
 STYLE = (
@@ -21,7 +20,7 @@ STYLE = (
     "color:#222}table{border-collapse:collapse;margin:1rem 0;font-size:14px}th,td{border:1px solid "
     "#ccc;padding:.25rem .6rem;text-align:left;vertical-align:top}th{background:#f3f3f3}"
     "pre{background:#f6f6f6;padding:.6rem;white-space:pre-wrap;overflow-wrap:anywhere}"
-    ".bad{color:#b00020;font-weight:600}"
+    ".bad{color:#b00020;font-weight:600}img{max-width:100%}"
 )
 
 
@@ -33,22 +32,12 @@ def check_path(path: Path) -> None:
         raise ConfigError("page", str(path), "a file in a folder that exists")
 
 
-def write_page(report: AuditReport, path: Path) -> None:
+def write_page(blocks: Sequence[Block], path: Path) -> None:
     """HTML or Markdown by suffix; the file is replaced as a whole or not at all."""
-    blocks = sections(report)
-    text = to_html(blocks) if path.suffix == ".html" else to_markdown(blocks)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    save_text(path, to_html(blocks) if path.suffix == ".html" else to_markdown(blocks))
 
 
-def to_markdown(blocks: list[Block]) -> str:
+def to_markdown(blocks: Sequence[Block]) -> str:
     """GitHub's Markdown."""
     return "\n\n".join(_markdown(block) for block in blocks) + "\n"
 
@@ -65,6 +54,8 @@ def _markdown(block: Block) -> str:
         case Grid(columns, rows):
             lines = [columns, ("---",) * len(columns), *(tuple(map(_cell, row)) for row in rows)]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        case Picture(svg, what):
+            return f"![{_escape(what)}]({_link(svg)})"
 
 
 def _escape(text: str) -> str:
@@ -77,7 +68,7 @@ def _cell(text: str) -> str:
     return _escape(text).replace("\n", " ")
 
 
-def to_html(blocks: list[Block]) -> str:
+def to_html(blocks: Sequence[Block]) -> str:
     """One document."""
     title = next(block.text for block in blocks if isinstance(block, Heading))
     return (
@@ -104,3 +95,9 @@ def _html(block: Block) -> str:
                 for row in rows
             )
             return f"<table><tr>{head}</tr>\n{body}</table>"
+        case Picture(svg, what):
+            return f'<img src="{_link(svg)}" alt="{html.escape(what)}">'
+
+
+def _link(svg: str) -> str:
+    return f"data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}"

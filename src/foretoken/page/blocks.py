@@ -36,4 +36,12 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
 
 
-Block = Heading | Text | Code | Grid
+@dataclass(frozen=True)
+class Picture:
+    """A figure. svg: a whole SVG document; what: what is to be seen, in words."""
+
+    svg: str
+    what: str
+
+
+Block = Heading | Text | Code | Grid | Picture
