@@ -139,7 +139,8 @@ def suite_report(
 ) -> SuiteReport:
     """One suite's part of the document."""
     report = make_report(measured, target, widen=widen)
-    rows = [] if report.failed else _rows(measured)
+    timed = [r.method for r in report.results if r.tokens_per_s is not None]
+    rows = [] if report.failed else _rows(measured, timed)
     merging = {c.label for c in measured.contestants if c.merges}
     figures = [
         _figures(result, rows, tally.methods[result.method], result.method in merging)
@@ -152,10 +153,10 @@ def suite_report(
     )  # fmt: skip
 
 
-def _rows(measured: Measured) -> list[PromptRow]:
-    """Prompts are measured one by one, so that a cell of the comparison is one prompt."""
+def _rows(measured: Measured, labels: Sequence[str]) -> list[PromptRow]:
+    """Prompts are measured one by one, so that a cell of the comparison is one prompt. labels: of
+    those that have figures."""
     repeats = measured.finished()
-    labels = [contestant.label for contestant in measured.contestants]
     return [
         PromptRow(
             name=task.prompt.name,
@@ -206,12 +207,14 @@ def _share(part: float | None, whole: float) -> float | None:
 
 
 def _low(rows: Sequence[PromptRow], method: str) -> float | None:
-    return float(np.quantile([row.ratio(method) for row in rows], LOW)) if rows else None
+    ratios = [row.ratio(method) for row in rows if method in row.cells]
+    return float(np.quantile(ratios, LOW)) if ratios else None
 
 
 def _stream(suites: Sequence[SuiteReport]) -> list[Figures]:
     rows = [row for suite in suites for row in suite.rows]
-    names = [figures.method for figures in suites[0].figures]
+    # a peer that could not run everywhere, or wrote another text, has no total
+    names = [f.method for f in suites[0].figures if all(f.method in row.cells for row in rows)]
     speeds = {name: _speed(row.cells[name] for row in rows) for name in names}
     return [_total(name, suites, rows, speeds) for name in names]
 

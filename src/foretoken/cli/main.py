@@ -30,6 +30,10 @@ COMMANDS = {  # name -> (where, one line of help)
         "foretoken.cli.bench:app",
         "Compare methods: same model, same prompts, same process.",
     ),
+    "report": (
+        "foretoken.cli.report:report",
+        "Results of the bench as one page and pictures.",
+    ),
     "tune": (
         "foretoken.cli.tune:tune",
         "What to use for your prompts and model, and why.",

@@ -11,6 +11,7 @@ from foretoken.bound import plot
 from foretoken.bound.report import Collected
 from foretoken.bound.table import RULES
 from foretoken.errors import ConfigError
+from foretoken.page import figure
 from tests.unit.bound.test_optimum import language
 
 
@@ -65,7 +66,7 @@ def test_what_cannot_be_drawn_is_said_before_the_work(tmp_path, monkeypatch):
         (tmp_path / "no" / "x.png", "exists"),
     ):
         with pytest.raises(ConfigError, match=message):
-            plot.check_plot(bad)
+            figure.check_plot(bad)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'foretoken\[bench\]'"):
-        plot.check_plot(tmp_path / "x.png")
+        figure.check_plot(tmp_path / "x.png")

@@ -1,0 +1,1 @@
+"""Results of the bench as a page and pictures: `foretoken report`."""
