@@ -7,8 +7,11 @@ Source: our notes on length-policies, U9 and U10 (value = tokens - rate x time, 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import median
+from types import MappingProxyType
 
 from foretoken.policy.depths import Depths
 from foretoken.policy.worth import Worth
@@ -19,6 +22,10 @@ HOPE = 8  # steps that the hope of a new way weighs
 MARGIN = 0.25  # tokens a step by which a dearer way must be ahead
 SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
 RARELY = 128  # steps after which a way that does not pay is tried again at the latest
+TRIALS = 0.01  # share of the tokens that trials of a way which is behind may cost
+EARLY = 4  # times that share, until the way was asked HOPE times
+FADES = 0.9  # of what reading costs, with every text that was not read for it: it may have changed
+READINGS = 9  # samples
 
 
 @dataclass
@@ -27,8 +34,8 @@ class Arm:
 
     gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
     seconds: float = 0.0  # of a proposal
-    # of a session's first one by token of the text, beyond the usual: a model reads the prompt
-    reading: float = 0.0
+    # of sessions' first ones by token of the text, beyond the usual: a model reads the prompt
+    readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS))
     asked: int = 0
     depths: Depths = field(default_factory=Depths)
 
@@ -37,23 +44,30 @@ class Arm:
         return min(int(self.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
 
     def observe(self, gain: float, seconds: float) -> None:
-        """A step in which it was asked, but for a session's first."""
+        """A step in which it was asked. seconds: without what reading took."""
         self.asked += 1
         share = max(BLEND, 1.0 / (self.asked + HOPE))
         self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
         self.gain += share * (gain - self.gain)
 
-    def observe_first(self, seconds: float, context: int) -> None:
-        """A session's first proposal, over so many tokens."""
-        beyond = max(seconds - self.seconds, 0.0) / context if self.asked else 0.0
-        self.reading += (0.25 if self.reading else 1.0) * (beyond - self.reading)
+    @property
+    def reading(self) -> float:
+        """Seconds by token of the text that a session's first proposal takes beyond the usual."""
+        return median(self.readings) if self.readings else 0.0
 
-    def worth_reading(self, session: Session, worth: Worth) -> bool:
-        """Whether the rest of the text is worth the reading of it for a session's first draft."""
-        if not self.reading:
-            return True
-        reading = worth.rate(worth.share(session)) * self.reading * len(session.tokens)
-        return self.gain * worth.steps_left(session) > reading
+    def beyond(self, seconds: float, context: int) -> float:
+        """Of the seconds of a session's first proposal, over so many tokens, those of reading."""
+        reading = max(seconds - self.seconds, 0.0)
+        self.readings.append(reading / context)
+        return reading
+
+    def price(self, session: Session, worth: Worth) -> float:
+        """Tokens that the reading of a text for its first proposal is worth."""
+        return worth.rate(worth.share(session)) * self.reading * len(session.tokens)
+
+    def pass_over(self) -> None:
+        """A text was not worth its reading."""
+        self.readings = deque((FADES * each for each in self.readings), maxlen=READINGS)
 
 
 def choose(
@@ -62,14 +76,18 @@ def choose(
     allowed: float,
     lucky: str | None = None,
     rich: bool = False,
+    pace: float = 1.0,
+    reading: Mapping[str, float] = MappingProxyType({}),
 ) -> str | None:
     """The way to ask in now, None for none.
 
     arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
     seconds a step that trials may cost on average. lucky: the way that paid in this text's last
     step: it goes on, whatever the average says, so that a text that turns easy is noticed at the
-    first trial. rich: earlier gains pay for trials: a way that was hardly tried is tried at once,
-    until its average means something, and the others every `SELDOM` steps.
+    first trial. rich: earlier gains pay for trials: a way that may be the best is tried every
+    `SELDOM` steps, at once until its average means something, and one that is behind so seldom that
+    what is lost by it is a small share of the tokens. pace: tokens of a step. reading:
+    tokens that a way's first trial in this text costs beside.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
@@ -78,7 +96,10 @@ def choose(
         if arms[way].gain > arms[best].gain + MARGIN:
             best = way
     for way, arm in arms.items():
-        wait = max(0 if rich else arm.interval(allowed), 0 if arm.asked < HOPE else SELDOM)
+        early = arm.asked < HOPE
+        behind = max(arms[best].gain - arm.gain, 0.0) + reading.get(way, 0.0)
+        share = TRIALS * (EARLY if early else 1) * pace
+        wait = max(0 if rich else arm.interval(allowed), 0 if early else SELDOM, behind / share)
         if way != best and idle[way] >= wait:
             return way
     if arms[best].gain <= 0 and lucky is not None:

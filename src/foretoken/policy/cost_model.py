@@ -40,6 +40,7 @@ from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Level, Session, Step
 
+FEW = 4  # drafts that are made, as far as the debt allows, before their time is believed
 WINDOW = 0.01  # weight of the newest step in what promises are worth
 DOUBT = 20.0  # promised tokens before the first is believed or not
 
@@ -94,11 +95,12 @@ class CostModel(Policy):
         rich = ledger.debt.owed <= -plain  # an unknown cost is paid from gains
         arms = {
             way: arm for way, arm in ways.items()
-            if (way == cheapest or arm.asked or rich)
-            and (way in ledger.met or arm.worth_reading(session, worth))
+            if (way == cheapest or arm.asked or rich) and self._worth_reading(session, way, arm)
         }  # fmt: skip
         allowed = self.options.slack * plain / 2
-        way = choose(arms, ledger.idle, allowed, ledger.lucky, rich) if arms else None
+        reading = {w: a.price(session, worth) for w, a in arms.items() if w not in ledger.met}
+        lucky, pace = ledger.lucky, worth.pace
+        way = choose(arms, ledger.idle, allowed, lucky, rich, pace, reading) if arms else None
         if way is None:
             return Budget(0)
         if drafter.runs_model or drafter.emits != "point":
@@ -106,6 +108,19 @@ class CostModel(Policy):
         # asking alone would eat up what is allowed: there must be room for a node as well
         least = ways[way].seconds + worth.share(session, 1)
         return self._granted(ledger, replace(most, way=way), least, plain)
+
+    def _worth_reading(self, session: Session, way: str, arm: Arm) -> bool:
+        """Whether the way was asked in this text, or the text is worth its reading."""
+        ledger = self._ledger(session)
+        if way in ledger.met or not arm.readings:
+            return True
+        assert self.worth is not None
+        if arm.gain * self.worth.steps_left(session) > arm.price(session, self.worth):
+            return True
+        if way not in ledger.passed:
+            ledger.passed.add(way)
+            arm.pass_over()
+        return False
 
     def _deep(self, session: Session, most: Budget, worth: Worth) -> Budget:
         """The depth that pays, where every level costs a forward or nothing may be dropped."""
@@ -115,12 +130,13 @@ class CostModel(Policy):
         depth, gain = arm.depths.choose(
             deepest, worth.rate(plain), lambda n: worth.share(session, n)
         )
-        if not depth:
+        unknown = arm.depths.timed < FEW
+        if not depth and not unknown:
             arm.gain = min(arm.gain, gain)
             if ledger.idle[most.way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
         if not depth or not arm.depths.timed:
-            depth = 1  # a trial, or the first one, when nobody knows what a level costs
+            depth = 1  # a trial, or one of the first, when nobody knows what a level costs
         elif self.halts(drafter):  # `go_on` ends the draft; here, what may be risked
             depth = deepest
             while depth > 1 and not ledger.debt.affords(plain + depth * arm.depths.seconds, plain):
@@ -228,15 +244,14 @@ class CostModel(Policy):
             self._stood = (1.0 - WINDOW) * self._stood + accepted
         if ledger.way is not None:
             arm = self._arm_of(session)
-            gain = accepted - self.worth.rate(plain) * (spent - plain)
-            ledger.lucky = ledger.way if gain > 0 else None
             # a model reads the prompt for a session's first draft: later ones do not take so long
             first = ledger.way not in ledger.met
             ledger.met.add(ledger.way)
-            if first:
-                arm.observe_first(drafting, step.context)
-            else:
-                arm.observe(gain, drafting)
+            reading = arm.beyond(drafting, step.context) if first and arm.asked else 0.0
+            gain = accepted - self.worth.rate(plain) * (spent - reading - plain)
+            ledger.lucky = ledger.way if gain > 0 else None
+            if not first or arm.asked:  # else nobody knows what of it was reading
+                arm.observe(gain, drafting - reading)
             levels = [0] * offer.depth
             for depth in offer.depths:
                 levels[depth - 1] += 1

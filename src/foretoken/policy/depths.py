@@ -8,13 +8,16 @@ of one acceptance rate; the rate is that of the whole stream (U1, U6).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 
 FORGET = 0.98  # of a level's counts, at each step that reached it
 PRIOR = 4.0  # what the level above weighs
 FIRST = 0.7  # acceptance of the first level before anything was seen: worth a try
 NODES = 1.0  # nodes of a level before any was seen
 BLEND = 0.1  # weight of the newest step in averages
+SAMPLES = 15  # drafts whose time counts
 
 
 class Depths:
@@ -24,8 +27,8 @@ class Depths:
         self._tried: list[float] = []  # steps in which level d was drafted and level d - 1 stood
         self._stood: list[float] = []
         self._nodes: list[float] = []
-        self.seconds = 0.0  # of drafting one level
-        self.timed = False  # whether one was measured
+        self.seconds = 0.0  # of drafting one level, the median of the last ones: the first are slow
+        self._levels: deque[float] = deque(maxlen=SAMPLES)
 
     def observe(
         self, by_level: list[int], stood: int, seconds: float | None, judged: int | None = None
@@ -43,9 +46,13 @@ class Depths:
                 self._tried[d] = FORGET * self._tried[d] + 1.0
                 self._stood[d] = FORGET * self._stood[d] + (stood > d)
         if by_level and seconds is not None:
-            level = seconds / len(by_level)
-            self.seconds += (BLEND if self.timed else 1.0) * (level - self.seconds)
-            self.timed = True
+            self._levels.append(seconds / len(by_level))
+            self.seconds = median(self._levels)
+
+    @property
+    def timed(self) -> int:
+        """How often a level was measured."""
+        return len(self._levels)
 
     def choose(self, deepest: int, rate: float, cost: Callable[[int], float]) -> tuple[int, float]:
         """(depth, gain in tokens over a plain step) with the best expected tokens - rate x time.

@@ -20,6 +20,7 @@ class Ledger:
     offer: DraftTree = EMPTY  # the proposal under way, whole
     level: list[float] = field(default_factory=list)  # its last level: probability of each path
     met: set[str] = field(default_factory=set)  # ways that it was asked in
+    passed: set[str] = field(default_factory=set)  # ways for which the text is not worth reading
 
 
 def claims(tree: DraftTree) -> list[tuple[float, int, int]]:

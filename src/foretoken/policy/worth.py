@@ -33,10 +33,15 @@ class Worth:
         """Tokens that a second is worth. plain: seconds of a plain step."""
         return max(self._tokens / self._seconds if self._seconds > 0 else 0.0, 1.0 / plain)
 
+    @property
+    def pace(self) -> float:
+        """Tokens of a step."""
+        return self._tokens / self._steps if self._steps else 1.0
+
     def steps_left(self, session: Session) -> float:
         """How many steps the text may still take, by the length of those that were written."""
         tokens = min(session.room, self._written or session.room)
-        return tokens * (self._steps / self._tokens if self._tokens else 1.0)
+        return tokens / self.pace
 
     def observe(self, session: Session, step: Step, drafting: float) -> tuple[float, float]:
         """A step. drafting: seconds that its draft took.
