@@ -6,6 +6,7 @@
     hf-assistant:FOLDER                the same with an assistant model
     python:MODULE:FUNCTION             any function, also python:FILE.py:FUNCTION
     http:URL                           an OpenAI-compatible completions endpoint
+    peer:LABEL                         an engine of `foretoken bench setup`, in its environment
     vllm:FOLDER[:JSON]                 vLLM's LLM with these arguments, if it is installed
 
 A name is checked before any model is loaded, and opened afterwards.
@@ -89,7 +90,7 @@ def parse(name: str, policy: str) -> Opener:
 
     Raises ConfigError for an unknown kind, or one of its parts that is not accepted.
     """
-    from foretoken.audit import foreign, ours, remote
+    from foretoken.audit import foreign, ours, peer, remote
 
     kind, _, rest = name.partition(":")
     if kind in ("http", "https") and rest.startswith("//"):  # the URL itself
@@ -100,6 +101,7 @@ def parse(name: str, policy: str) -> Opener:
         "hf-prompt-lookup": foreign.parse_generate,
         "hf-assistant": foreign.parse_generate,
         "python": foreign.parse_python,
+        "peer": peer.parse_peer,
         "http": remote.parse_http,
         "vllm": remote.parse_vllm,
     }

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from foretoken.bench.contest import Run
-from foretoken.bench.report import Report, Result
+from foretoken.bench.report import Floor, Report, Result
 from foretoken.bench.results import make_report
 from foretoken.bench.run import Measured
 from foretoken.bench.spec import PLAIN
@@ -114,6 +114,7 @@ class StreamReport(Options):
     suites: list[SuiteReport] = Field(default_factory=list)
     skipped: dict[str, str] = Field(default_factory=dict)  # suite -> why it has no figures
     stream: list[Figures] = Field(default_factory=list)  # all suites together
+    floor: Floor | None = None  # of the forwards, and what they take
     best: list[Best] = Field(default_factory=list)  # by suite; "all" is the whole stream
     failed: bool = False
     interrupted: bool = False

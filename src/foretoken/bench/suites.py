@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from foretoken.bench.asking import Asking
-from foretoken.bench.prompts import QUESTION, Prompt, followed
+from foretoken.bench.prompts import QUESTION, Prompt, encode, followed, read_rows
 from foretoken.errors import ConfigError
+from foretoken.prompt.samples import ASSETS
 
-FOLDER = Path(__file__).parent.parent / "assets" / "suites"
+FOLDER = ASSETS / "suites"
 SAMPLES = 16  # of one problem, as in STAND's measurements (our notes on stand)
 TIMES = 4  # that a request of `repeat` comes
 REPEATED = 10  # requests of `repeat`
@@ -201,12 +201,20 @@ def _random(asking: Asking) -> Iterator[Prompt]:
         yield Prompt(f"random/{i}", tokens[:RANDOM_PROMPT], "", tokens[RANDOM_PROMPT:])
 
 
+def _demo(asking: Asking) -> Iterator[Prompt]:
+    """What `foretoken demo` decodes."""
+    rows = read_rows(sorted((ASSETS / "prompts").glob("*.jsonl")))
+    for i, (_, row) in enumerate(rows):
+        yield replace(encode([(f"demo/{i}", row)], asking.tokenizer)[0], then=None)
+
+
 def _hot(asking: Asking) -> Iterator[Prompt]:
     for i, prompt in enumerate(islice(_mixed(asking), HOT)):
         yield replace(prompt, seed=1 + i)
 
 
 SUITES: Sequence[Suite] = (
+    Suite("demo", "the prompts of `foretoken demo`: code and maths in turn", _demo),
     Suite("humaneval", "Python functions to complete (HumanEval)", _humaneval, forced=True),
     Suite("gsm8k", "grade-school maths (GSM8K)", _gsm8k, forced=True),
     Suite("gsm8k-llm", "the same, as language models answered", _gsm8k_llm, own=False, forced=True),

@@ -15,7 +15,7 @@ from foretoken.bench.contest import Run, Watch
 from foretoken.bench.kernels import KernelResult
 from foretoken.bench.memory import MemoryReport
 from foretoken.bench.parity import ParityReport
-from foretoken.bench.report import Divergence, Machine, Report, Result
+from foretoken.bench.report import Divergence, Floor, Machine, Report, Result
 
 LISTED = 20  # divergences of a method shown one by one; the document holds all
 
@@ -82,7 +82,7 @@ def show_report(report: Report, console: Console) -> None:
         console.print(result_table(report))
         console.print(share_table(report))
         show_peers(report, console)
-        show_floor(report, console)
+        show_floor(report.floor, console)
 
 
 def heading(report: Report) -> str:
@@ -166,11 +166,10 @@ def show_peers(report: Report, console: Console) -> None:
         console.print(f"[red]{label}[/] could not run: {escape(why)}")
 
 
-def show_floor(report: Report, console: Console) -> None:
+def show_floor(found: Floor | None, console: Console) -> None:
     """Forwards beside what reading the weights takes."""
-    if report.floor is None:
+    if found is None:
         return
-    found = report.floor
     console.print(
         f"weights of {found.weight_mb:.1f} MB at {found.read_gb_per_s:.1f} GB/s: "
         f"{1000 * found.seconds:.2f} ms a forward at least; measured "

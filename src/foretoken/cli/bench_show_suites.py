@@ -11,7 +11,14 @@ from rich.table import Table
 from foretoken.bench.report import Machine, Report
 from foretoken.bench.stream_report import Figures, StreamReport
 from foretoken.bench.tally import CLASSES
-from foretoken.cli.bench_show import columns, machine_line, number, show_divergences
+from foretoken.cli.bench_show import (
+    columns,
+    machine_line,
+    number,
+    show_divergences,
+    show_floor,
+    show_peers,
+)
 
 ALL = "all"
 FEW = 20  # nodes, below which a share says nothing
@@ -54,6 +61,7 @@ def show_suite(document: StreamReport, name: str, console: Console) -> None:
     else:
         console.print(speed_table(suite.figures, report))
         console.print(draft_table(suite.figures))
+        show_peers(report, console)
 
 
 def show_stream(document: StreamReport, console: Console) -> None:
@@ -62,6 +70,7 @@ def show_stream(document: StreamReport, console: Console) -> None:
         console.print("[bold red]a text differs: no speed of the whole is reported[/]")
     if document.interrupted:
         console.print("interrupted: the figures are those of the finished suites")
+    show_floor(document.floor, console)
     if not document.stream:
         return
     console.print(f"[bold]the whole stream[/]: {len(document.suites)} suites")

@@ -32,9 +32,9 @@ class SuiteOptions:
         str | None,
         _option(
             "--suite",
-            "humaneval, gsm8k, spec-bench (or spec-bench:translation ...), edit, repeat, samples, "
-            "hot, or all; with --references gsm8k-llm and random, too. Comma-separated; --limit "
-            "holds for each, --repeats is 1 if not given.",
+            "demo, humaneval, gsm8k, spec-bench (or spec-bench:translation ...), edit, repeat, "
+            "samples, hot, or all; with --references gsm8k-llm and random, too. Comma-separated; "
+            "--limit holds for each, --repeats is 1 if not given.",
         ),
     ] = None
     references: Annotated[
@@ -97,6 +97,7 @@ class SuiteRun:
         watch: Watch,
     ) -> StreamReport:  # fmt: skip
         """wanted: the settings, see `stream.settings`. Tables go to the console as suites end."""
+        from foretoken.bench.floor import floor
         from foretoken.bench.machine import describe
         from foretoken.bench.saving import save_text
         from foretoken.bench.stream import Stream, resumed
@@ -121,6 +122,8 @@ class SuiteRun:
             on_suite=note,
         )  # fmt: skip
         document = stream.run(self.suites, watch)
+        with console.status("measuring how fast memory is read"):
+            document = document.model_copy(update={"floor": floor(engine.target)})
         if self.save is not None and document.suites:  # an earlier file is worth more than nothing
             save_text(self.save, document.model_dump_json() + "\n")
         show_stream(document, console)

@@ -119,19 +119,29 @@ class Remote:
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:  # noqa: ARG002
         """See `Contestant`. Raises PeerError."""
-        if self._worker is None:
-            self.open()
-        assert self._worker is not None
-        made = self._worker.ask(
-            op="generate", prompts=[task.prompt.tokens for task in tasks],
-            limits=[task.limit for task in tasks], eos=self.eos, **sampling_words(plan, tasks),
+        made = self.write(
+            [task.prompt.tokens for task in tasks], [task.limit for task in tasks],
+            sampling_words(plan, tasks),
         )  # fmt: skip
-        self.facts.peak_mb = made["peak_mb"]
         first = [None if s is None else float(s) for s in made["first"]]
         tokens: list[list[int]] = made["tokens"]
         return Run(
             self.label, list(tasks), tokens, made["seconds"], [], made["forwards"] or 0, first
         )
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the worker answers to `generate`. Raises PeerError."""
+        if self._worker is None:
+            self.open()
+        assert self._worker is not None
+        made = self._worker.ask(
+            op="generate", prompts=[list(prompt) for prompt in prompts], limits=list(limits),
+            eos=self.eos, **sampling,
+        )  # fmt: skip
+        self.facts.peak_mb = made["peak_mb"]
+        return made
 
     def close(self) -> None:
         """End the worker."""
