@@ -18,7 +18,6 @@ Source: Hou et al. 2505.15141; our notes on length-policies, U8, U10.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Annotated, Any, Literal
@@ -26,17 +25,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from foretoken import types
-from foretoken.learn.latency import Latency
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
 from foretoken.policy.pace import Pace
-from foretoken.policy.pulls import Pull, exp3, ucb
+from foretoken.policy.pulls import Pull, Window, exp3, ucb
+from foretoken.policy.worth import Worth
 from foretoken.prompt.chance import PositionRandom
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session, Step
 
-RECENT = 0.01  # weight of the newest step in the rate
 STREAM = -1  # of the numbers that EXP3 draws with: no coin and no token has it
 STALE = 256  # steps without an affordable arm, after which measured levels are forgotten
 
@@ -45,7 +43,7 @@ STALE = 256  # steps without an affordable arm, after which measured levels are 
 class _Arms:
     """What one drafter's lengths brought."""
 
-    pulls: deque[Pull]
+    pulls: Window
     pace: Pace = field(default_factory=Pace)
 
 
@@ -90,18 +88,16 @@ class Bandit(Policy):
         self.nodes: int = OWN if options.nodes is None else options.nodes
         # a level has a node at least: a longer arm would be the same one
         self.lengths = sorted({0, *(min(length, self.nodes) for length in options.lengths)})
-        self.latency = None if curve is None else Latency(curve)
+        self.worth = None if curve is None else Worth(curve)
         self.debt = Debt(options.slack, options.allowance, options.credit)
         self._arms: dict[str, _Arms] = {}  # by drafter
-        self._tokens, self._seconds = 0.0, 0.0
-        self._batch = 1
 
     def budget(self, session: Session) -> Budget:
         """The length of the arm that is pulled."""
-        if self.latency is None:
+        if self.worth is None:
             return Budget(self.nodes, self.lengths[-1])
         held, arms = self._held(session), self._arms_of(session)
-        allowed = self._affordable(session, arms.pace)
+        allowed = self._affordable(session, arms.pace, self.worth)
         held.broke = held.broke + 1 if len(allowed) == 1 else 0
         if held.broke >= STALE:  # they may have been measured in a bad moment
             held.broke = 0
@@ -111,68 +107,50 @@ class Bandit(Policy):
         held.pulled = length, chance
         return Budget(self.nodes, length) if length else Budget(0)
 
-    def _choose(
-        self, session: Session, pulls: deque[Pull], allowed: list[int]
-    ) -> tuple[int, float]:
+    def _choose(self, session: Session, pulls: Window, allowed: list[int]) -> tuple[int, float]:
         if self.options.algorithm == "ucb":
             return ucb(pulls, allowed, self.options.width), 1.0
-        chances = exp3(pulls, allowed, self.options.window)
+        chances = exp3(pulls, allowed)
         random = PositionRandom(session.request.sampling.seed)
         u = random.uniform(len(session.tokens), STREAM)
         at = next((i for i, c in enumerate(accumulate(chances)) if u < c), len(chances) - 1)
         return allowed[at], chances[at]
 
-    def _affordable(self, session: Session, pace: Pace) -> list[int]:
+    def _affordable(self, session: Session, pace: Pace, worth: Worth) -> list[int]:
         """The lengths whose step, should nothing of it stand, keeps the debt within its bound."""
-        debt, plain, first = self.debt, self._share(session, 0), pace.first(session)
+        debt, plain, first = self.debt, worth.share(session), pace.first(session)
         level, allowed = pace.level, [0]
         for length in self.lengths[1:]:
             rows = min(round(length * pace.width), self.nodes)
-            seconds = self._share(session, rows) + length * (level or 0.0) + first
+            seconds = worth.share(session, rows) + length * (level or 0.0) + first
             if debt.affords(seconds, plain):
                 allowed.append(length)
             if level is None:
                 break
         return allowed
 
-    def _share(self, session: Session, nodes: int) -> float:
-        """Seconds of a step with so many drafted nodes, for this session."""
-        assert self.latency is not None
-        context = len(session.tokens)
-        others = self.latency(self._batch, context)
-        return others / self._batch + self.latency(self._batch + nodes, context) - others
-
     def observe(self, session: Session, step: Step) -> None:
         """Reward the arm, settle the debt."""
-        self._batch = step.batch
         held, arms = self._held(session), self._arms_of(session)
         pulled, held.pulled = held.pulled, None
         arms.pace.observe(session, step)
-        if self.latency is None or pulled is None:
+        if self.worth is None or pulled is None:
             return
-        if step.fresh > 1:  # a prompt was read: that says nothing of the steps to come
-            read = self.latency(step.batch, step.context) / step.batch
-            drafting = step.seconds["draft"] if pulled[0] else 0.0
-            self.debt.settle(read + drafting, read, len(step.committed.tokens))
-            return
-        self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
-        plain = self.latency(step.batch, step.context) / step.batch
         # in a batch, others' drafting is no debt of a session that did not ask
         drafting = step.seconds["draft"] if pulled[0] else 0.0
-        spent = self.latency(step.rows, step.context) / step.batch + drafting
+        spent, plain = self.worth.observe(session, step, drafting)
         tokens = len(step.committed.tokens)
         self.debt.settle(spent, plain, tokens)
-        self._tokens = (1.0 - RECENT) * self._tokens + tokens
-        self._seconds = (1.0 - RECENT) * self._seconds + spent
-        rate = max(self._tokens / self._seconds, 1.0 / plain)
         allowed = step.budget.depth if step.budget.nodes else 0
-        if allowed >= pulled[0]:  # else the text's end cut the arm short
-            arms.pulls.append(Pull(pulled[0], tokens - rate * spent, pulled[1]))
+        # a prompt that was read says nothing of the steps to come; or the text's end cut the arm
+        if step.fresh == 1 and allowed >= pulled[0]:
+            reward = tokens - self.worth.rate(plain) * spent
+            arms.pulls.append(Pull(pulled[0], reward, pulled[1]))
 
     def _arms_of(self, session: Session) -> _Arms:
         name = session.drafter.name
         if name not in self._arms:
-            self._arms[name] = _Arms(deque(maxlen=self.options.window))
+            self._arms[name] = _Arms(Window(self.options.window))
         return self._arms[name]
 
     def _held(self, session: Session) -> _Held:
@@ -190,5 +168,5 @@ class Bandit(Policy):
         """Take up what `state` gave; lengths that are no arms any more are left out."""
         for name, pulls in state["pulls"].items():
             known = (Pull(int(arm), float(r), float(c)) for arm, r, c in pulls)
-            kept = deque((p for p in known if p.arm in self.lengths), self.options.window)
+            kept = Window(self.options.window, (p for p in known if p.arm in self.lengths))
             self._arms[name] = _Arms(kept)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.steps import levels, session, step
 
 from foretoken.policy.bandit import Bandit
-from foretoken.policy.pulls import EXPLORE, Pull, exp3, ucb
+from foretoken.policy.pulls import EXPLORE, Pull, Window, exp3, ucb
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY
 from foretoken.types import Budget
@@ -36,7 +36,7 @@ PULLS = st.lists(
 @given(pulls=PULLS, allowed=st.sets(st.integers(0, 4), min_size=1).map(sorted))
 def test_ucb_has_counts_of_every_arm(pulls, allowed):
     counts = Counter(pull.arm for pull in pulls)
-    chosen = ucb(pulls, allowed)
+    chosen = ucb(Window(500, pulls), allowed)
     if new := [arm for arm in allowed if not counts[arm]]:
         assert chosen == new[0]
         return
@@ -49,18 +49,38 @@ def test_ucb_has_counts_of_every_arm(pulls, allowed):
     assert bound(chosen) == pytest.approx(max(map(bound, allowed)))
 
 
+@given(pulls=PULLS, size=st.integers(2, 12))
+def test_the_window_knows_its_last_pulls_alone(pulls, size):
+    """Running sums are those of the last pulls, counted anew."""
+    slid = Window(size, pulls)
+    last = pulls[-size:]
+    assert list(slid) == last
+    rewards = [pull.reward for pull in last]
+    assert slid.deviation == pytest.approx(pstdev(rewards), abs=1e-6)
+    assert slid.bounds == (min(rewards), max(rewards))
+    for arm in range(4):
+        mine = [pull for pull in last if pull.arm == arm]
+        assert slid.count(arm) == len(mine)
+        lost = sum((9.0 - pull.reward) / pull.chance for pull in mine)
+        assert slid.shortfall(arm, 9.0) == pytest.approx(lost, abs=1e-9)
+        if mine:
+            assert slid.mean(arm) == pytest.approx(
+                sum(p.reward for p in mine) / len(mine), abs=1e-9
+            )
+
+
 def test_the_released_codes_bonus_would_not_explore():
     """Planted fault: divided by all pulls, the bonus is the same for every arm. An arm that was
     unlucky once, and looks a little worse, is never tried again."""
     pulls = [Pull(0, 1.9), *[Pull(1, 2.0 + i % 2) for i in range(40)]]
     means = {0: 1.9, 1: 2.5}
     assert max(means, key=means.__getitem__) == 1, "the released rule's choice"
-    assert ucb(pulls, [0, 1]) == 0
+    assert ucb(Window(500, pulls), [0, 1]) == 0
 
 
 @given(pulls=st.just([]) | PULLS, allowed=st.sets(st.integers(0, 4), min_size=1).map(sorted))
 def test_exp3_is_a_law_over_the_allowed(pulls, allowed):
-    chances = exp3(pulls, allowed, 200)
+    chances = exp3(Window(200, pulls), allowed)
     assert len(chances) == len(allowed)
     assert sum(chances) == pytest.approx(1.0)
     assert min(chances) >= EXPLORE / len(allowed) - 1e-12
@@ -68,7 +88,7 @@ def test_exp3_is_a_law_over_the_allowed(pulls, allowed):
 
 def test_exp3_weighs_a_loss_by_its_chance():
     """By hand: losses 0 and 1 / 0.25, rate sqrt(2 ln 2 / (2 x 8))."""
-    chances = exp3([Pull(0, 3.0, 0.75), Pull(1, 1.0, 0.25)], [0, 1], 8)
+    chances = exp3(Window(8, [Pull(0, 3.0, 0.75), Pull(1, 1.0, 0.25)]), [0, 1])
     weight = math.exp(-4.0 * math.sqrt(2 * math.log(2) / 16))
     assert chances[1] == pytest.approx(0.95 * weight / (1 + weight) + 0.025)
 
@@ -168,7 +188,7 @@ def test_a_pull_that_the_texts_end_cut_short_is_no_pull():
     assert len(p._arms["stub"].pulls) == before
     p._held(s).pulled = (4, 1.0)
     p.observe(s, step(EMPTY, 0, budget=Budget(64, 4)))
-    assert p._arms["stub"].pulls[-1].arm == 4, "a drafter that finds nothing cost its time"
+    assert p._arms["stub"].pulls.pulls[-1].arm == 4, "a drafter that finds nothing cost its time"
 
 
 def test_exp3_draws_by_seed_and_position_alone():
