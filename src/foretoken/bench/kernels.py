@@ -48,15 +48,15 @@ def time_kernels(
     packing does not apply."""
     if not can_pack(target.dtype, target.device):
         raise CapabilityError(
-            f"kernels: packing applies to float32 on a CPU, this target is {target.dtype} on "
-            f"{target.device}"
+            f"kernels: packing applies to float32, or bfloat16 in hardware, on a CPU; this target "
+            f"is {target.dtype} on {target.device}"
         )
     out: list[KernelResult] = []
     for inputs, outputs in linear_shapes(target.model):
-        plain = nn.Linear(inputs, outputs, bias=False)
+        plain = nn.Linear(inputs, outputs, bias=False).to(target.dtype)
         packed = PackedLinear(plain)
         for n in rows:
-            x = torch.randn(1, n, inputs)
+            x = torch.randn(1, n, inputs).to(target.dtype)
             spent: tuple[list[float], list[float]] = ([], [])
             for repeat in range(repeats + 1):
                 for layer, times in zip((plain, packed), spent, strict=True):

@@ -97,7 +97,7 @@ def load(
     compiled: bool = False,
 ) -> Loaded:
     """Load a target. `widen` > 1 makes every forward as dear as that of a larger model, with the
-    same outputs; `pack` re-lays linear weights for few rows where that helps (CPU, float32).
+    same outputs; `pack` re-lays linear weights for few rows where that helps (a CPU).
 
     Raises ConfigError (missing model, unknown dtype or device) or CapabilityError (family).
     """
@@ -110,7 +110,8 @@ def load(
     if widen > 1:
         model = widened(model, widen)
         set_attention(model, exact)
-    if pack and can_pack(kind, place):
+    # in bfloat16 a packed product of other rows has other bits
+    if pack and can_pack(kind, place) and (exact == "default" or kind == torch.float32):
         pack_linears(model)
     if compiled:
         from foretoken.target.compiled import CompiledTarget

@@ -34,6 +34,18 @@ def test_large_layers_are_replaced_and_counted() -> None:
     assert kinds == [PackedLinear, nn.Linear, PackedLinear]
 
 
-def test_only_float32_on_the_cpu() -> None:
-    assert not can_pack(torch.bfloat16, CPU)
+@pytest.mark.skipif(not can_pack(torch.bfloat16, CPU), reason="no bfloat16 in hardware")
+@pytest.mark.parametrize("rows", [1, 5, 33])
+def test_bfloat16_equals_linear(rows: int) -> None:
+    """Both round a float32 sum to bfloat16: they differ by its last place at most."""
+    linear, x = nn.Linear(1024, 512).bfloat16(), torch.randn(1, rows, 1024).bfloat16()
+    with torch.inference_mode():
+        exact = nn.functional.linear(x.double(), linear.weight.double(), linear.bias.double())
+        for found in (PackedLinear(linear)(x), linear(x)):
+            torch.testing.assert_close(found.double(), exact, atol=1e-2, rtol=8e-3)
+
+
+def test_only_on_a_cpu_and_in_the_formats_that_it_has() -> None:
+    assert not can_pack(torch.float16, CPU)
     assert not can_pack(torch.float32, torch.device("meta"))
+    assert not can_pack(torch.bfloat16, torch.device("meta"))
