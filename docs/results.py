@@ -43,6 +43,9 @@ def written() -> str:
         if document is not None:
             parts += stream(name, document)
     parts += batches()
+    audited = read("audit_peers")
+    if audited is not None:
+        parts += audit(audited)
     return "\n".join(parts)
 
 
@@ -222,6 +225,37 @@ def batches() -> list[str]:
         by = {result["method"]: result for result in document["results"]}
         cells = [str(document["batch"]), *(_speed(by.get(method)) for method in methods)]
         out.append("| " + " | ".join(cells) + " |")
+    return [*out, ""]
+
+
+def audit(document: Any) -> list[str]:
+    """Whether the engines' text is the model's, greedy and drawn."""
+    plan = document["plan"]
+    out = [
+        "## Is their text exact?", "", "```", document["command"], "```", "",
+        f"Greedy text token by token; of drawn text the joint law of {plan['tokens']} tokens by "
+        f"{plan['samples']:,} samples: a law that is {plan['effect']:g} away in total variation is "
+        f"seen with probability {plan['power']:.3f} at least, a right one accused in this report "
+        f"with probability {document['false_alarms']:g} at most. The demo model, "
+        f"{document['dtype']}.", "",
+        "| engine | versions and settings | greedy text | drawn text | total variation |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for engine in document["engines"]:
+        greedy, drawn = engine["greedy"], engine["sampling"]
+        text = "-" if greedy is None else (
+            f"{greedy['same']} of {greedy['prompts']} the same, {greedy['faults']} faults"
+        )  # fmt: skip
+        law, distance = "-", "-"
+        if drawn is not None:
+            worst = min(test["p_value"] for test in drawn["tests"])
+            wrong = drawn["impossible"] or drawn["short"] or not all(
+                test["passed"] for test in drawn["tests"]
+            )  # fmt: skip
+            law = f"{'**a fault**' if wrong else 'as the model says'}, least p {worst:.2g}"
+            distance = f"{drawn['distance']:.3f}"
+        name = engine["engine"].removeprefix("peer:")
+        out.append(f"| {name} | {engine['what']} | {text} | {law} | {distance} |")
     return [*out, ""]
 
 

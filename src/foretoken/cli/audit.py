@@ -41,7 +41,8 @@ class AuditOptions:
         _option(
             "--engine -e",
             "foretoken:METHOD[:key=value,...], hf, hf-prompt-lookup, hf-assistant:FOLDER, "
-            "python:MODULE_OR_FILE:FUNCTION, http:URL, vllm:FOLDER[:JSON]; may be repeated.",
+            "python:MODULE_OR_FILE:FUNCTION, peer:LABEL (bench setup), http:URL, "
+            "vllm:FOLDER[:JSON]; may be repeated.",
             _WHAT, ", ".join(DEFAULT),
         ),
     ] = None  # fmt: skip

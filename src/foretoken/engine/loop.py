@@ -98,9 +98,10 @@ def judge(
     )
     session.drafter.observe(session, done)
     session.policy.observe(session, done)
+    seconds["draft"] += clock.lap()  # learning is part of what drafting costs
     if session.policy.guard is not None:
         session.policy.guard.observe(session, done)
-    seconds["draft"] += clock.lap()  # learning is part of what drafting costs
+        seconds["draft"] += clock.lap()
     for part, spent in seconds.items():
         session.stats.seconds[part] += spent
     return done

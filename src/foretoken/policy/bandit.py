@@ -108,6 +108,8 @@ class Bandit(Policy):
         return Budget(self.nodes, length) if length else Budget(0)
 
     def _choose(self, session: Session, pulls: Window, allowed: list[int]) -> tuple[int, float]:
+        if len(allowed) == 1:
+            return allowed[0], 1.0
         if self.options.algorithm == "ucb":
             return ucb(pulls, allowed, self.options.width), 1.0
         chances = exp3(pulls, allowed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -51,9 +52,11 @@ class Worker:
         )  # fmt: skip
 
     def ask(self, **request: Any) -> dict[str, Any]:
-        """One request, its reply."""
+        """One request, its reply. In between the process is stopped: threads that wait for work may
+        spin for a while, on the cores that the next engine is measured on."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._signal("SIGCONT")
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
@@ -65,7 +68,13 @@ class Worker:
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise PeerError(reply["error"])
+        self._signal("SIGSTOP")
         return reply
+
+    def _signal(self, name: str) -> None:
+        """Stop the process or let it go on, where the system can."""
+        if hasattr(signal, name):
+            self._process.send_signal(getattr(signal, name))
 
     def _last_words(self) -> str:
         self._said.seek(0)
@@ -74,6 +83,7 @@ class Worker:
 
     def close(self) -> None:
         """End it."""
+        self._signal("SIGCONT")
         with suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
