@@ -33,6 +33,7 @@ class Arm:
     """One way of one drafter: what asking it has brought, and what it cost."""
 
     gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
+    seen: float = 0.5  # the same of what was seen alone: what a trial is likely to cost
     seconds: float = 0.0  # of a proposal
     # of sessions' first ones by token of the text, beyond the usual: a model reads the prompt
     readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS))
@@ -49,6 +50,7 @@ class Arm:
         share = max(BLEND, 1.0 / (self.asked + HOPE))
         self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
         self.gain += share * (gain - self.gain)
+        self.seen += max(BLEND, 1.0 / self.asked) * (gain - self.seen)
 
     @property
     def reading(self) -> float:
@@ -97,7 +99,7 @@ def choose(
             best = way
     for way, arm in arms.items():
         early = arm.asked < HOPE
-        behind = max(arms[best].gain - arm.gain, 0.0) + reading.get(way, 0.0)
+        behind = max(arms[best].gain - arm.seen, 0.0) + reading.get(way, 0.0)
         share = TRIALS * (EARLY if early else 1) * pace
         wait = max(0 if rich else arm.interval(allowed), 0 if early else SELDOM, behind / share)
         if way != best and idle[way] >= wait:
