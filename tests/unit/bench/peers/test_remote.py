@@ -20,7 +20,8 @@ from tests.unit.bench import helper
 
 PROTOCOL = remote.WORKERS
 N = 12
-KIND = Kind("echo", "a stand-in", {"": "plain", "wrong": "", "dies": "", "broken": ""})
+MODES = {"": "plain", "wrong": "", "dies": "", "broken": "", "keeps": ""}
+KIND = Kind("echo", "a stand-in", MODES, keeps=("keeps",))
 PLAN = Plan(max_new_tokens=N, repeats=2, cut_loops=False)
 
 
@@ -70,6 +71,12 @@ def test_text_is_compared_and_every_peer_stands_beside_its_own_plain(models, pro
     assert [p.versions for p in report.peers] == [{"echo": "1.0"}] * 2
     assert report.peers[0].peak_mb
     assert report.peers[0].notes == ["float32"]
+
+
+def test_what_drafts_from_earlier_answers_is_started_anew_to_forget_them(models, prompts) -> None:
+    """The stand-in counts its answers: a warm-up, then three prompts, in each of two repeats."""
+    report = measured(models, prompts, "keeps")
+    assert report.of("echo-keeps").first_token_s == 0.003, "the median of 2, 3, 4 twice"
 
 
 def test_what_cannot_run_is_told_and_the_others_go_on(models, prompts) -> None:
