@@ -63,7 +63,7 @@ def stream(name: str, document: Any) -> list[str]:
         f"{size}; {settings['dtype']}, at most {settings['max_new_tokens']} new tokens a prompt. "
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, Python "
         f"{machine['python']}, torch {machine['torch']}, foretoken at commit {machine['commit']}. "
-        + document.get("note", ""), "",
+        + document["note"], "",
     ]  # fmt: skip
     out += _best(document) + _absolute(document) + _engines(document) + _floor(document)
     return out

@@ -179,6 +179,8 @@ class Report(Options):
     floor: Floor | None = None
     failed: bool = False  # text differed where it must not
     interrupted: bool = False  # Ctrl-C: the figures are those of what was finished
+    command: str = ""  # that made it, and what is to be said of the run: filled by who keeps it
+    note: str = ""
 
     def of(self, method: str) -> Result:
         """The result of a method. Raises KeyError if it is not in the report."""

@@ -118,6 +118,8 @@ class StreamReport(Options):
     best: list[Best] = Field(default_factory=list)  # by suite; "all" is the whole stream
     failed: bool = False
     interrupted: bool = False
+    command: str = ""  # that made it, and what is to be said of the run: filled by who keeps it
+    note: str = ""
     version: int = VERSION
 
     def with_totals(self, interrupted: bool = False) -> StreamReport:

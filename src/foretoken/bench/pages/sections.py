@@ -9,7 +9,7 @@ from foretoken.bench.pages import figures
 from foretoken.bench.pages.read import Document
 from foretoken.bench.report import Machine, Report, Result
 from foretoken.bench.spec import PLAIN
-from foretoken.page.blocks import Block, Grid, Heading, Picture, Text
+from foretoken.page.blocks import Block, Code, Grid, Heading, Picture, Text
 from foretoken.page.figure import svg_text
 
 COLUMNS = ("method", "text", "tokens/s", "over plain", "95 %", "over own plain", "95 %",
@@ -71,6 +71,10 @@ def _machine(machine: Machine) -> list[Block]:
 
 def _document(document: Document) -> list[Block]:
     out: list[Block] = [Heading(f"Run: {document.name}")]
+    whole = document.comparison or document.stream
+    assert whole is not None
+    out += [Code(whole.command)] if whole.command else []
+    out += [Text(whole.note)] if whole.note else []
     told: set[str] = set()
     for _, report in document.reports:
         for peer in report.peers:
