@@ -97,11 +97,11 @@ def judge(
         context, budget, tree, scores, verdict, committed, seconds, shared.batch, shared.rows, fresh
     )
     session.drafter.observe(session, done)
-    session.policy.observe(session, done)
     seconds["draft"] += clock.lap()  # learning is part of what drafting costs
+    session.policy.observe(session, done)
     if session.policy.guard is not None:
         session.policy.guard.observe(session, done)
-        seconds["draft"] += clock.lap()
+    seconds["draft"] += clock.lap()
     for part, spent in seconds.items():
         session.stats.seconds[part] += spent
     return done

@@ -25,7 +25,7 @@ RARELY = 128  # steps after which a way that does not pay is tried again at the 
 TRIALS = 0.01  # share of the tokens that trials of a way which is behind may cost
 EARLY = 4  # times that share, until the way was asked HOPE times
 FADES = 0.9  # of what reading costs, with every text that was not read for it: it may have changed
-READINGS = 9  # samples
+READINGS, TIMES = 9, 15  # samples
 
 
 @dataclass
@@ -34,21 +34,26 @@ class Arm:
 
     gain: float = 0.5  # tokens over a plain step, time taken off; hopeful before it was tried
     seen: float = 0.5  # the same of what was seen alone: what a trial is likely to cost
-    seconds: float = 0.0  # of a proposal
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))  # of proposals
     # of sessions' first ones by token of the text, beyond the usual: a model reads the prompt
     readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS))
     asked: int = 0
     depths: Depths = field(default_factory=Depths)
 
+    @property
+    def seconds(self) -> float:
+        """Of a proposal: the median of the last ones, so that a pause of the process (it collects
+        garbage, another one runs) is not taken for the way's own time."""
+        return median(self.times) if self.times else 0.0
+
     def interval(self, allowed: float) -> int:
         """Steps between trials that may cost `allowed` seconds a step on average."""
         return min(int(self.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
 
-    def observe(self, gain: float, seconds: float) -> None:
-        """A step in which it was asked. seconds: without what reading took."""
+    def observe(self, gain: float) -> None:
+        """A step in which it was asked, by its usual time."""
         self.asked += 1
         share = max(BLEND, 1.0 / (self.asked + HOPE))
-        self.seconds += max(BLEND, 1.0 / self.asked) * (seconds - self.seconds)
         self.gain += share * (gain - self.gain)
         self.seen += max(BLEND, 1.0 / self.asked) * (gain - self.seen)
 

@@ -248,10 +248,13 @@ class CostModel(Policy):
             first = ledger.way not in ledger.met
             ledger.met.add(ledger.way)
             reading = arm.beyond(drafting, step.context) if first and arm.asked else 0.0
-            gain = accepted - self.worth.rate(plain) * (spent - reading - plain)
+            known = not first or arm.asked > 0  # else nobody knows what of it was reading
+            if known:
+                arm.times.append(drafting - reading)
+            gain = accepted - self.worth.rate(plain) * (spent - drafting + arm.seconds - plain)
             ledger.lucky = ledger.way if gain > 0 else None
-            if not first or arm.asked:  # else nobody knows what of it was reading
-                arm.observe(gain, drafting - reading)
+            if known:
+                arm.observe(gain)
             levels = [0] * offer.depth
             for depth in offer.depths:
                 levels[depth - 1] += 1
