@@ -82,7 +82,7 @@ def choose(
     idle: dict[str, int],
     allowed: float,
     lucky: str | None = None,
-    rich: bool = False,
+    surplus: float = 0.0,
     pace: float = 1.0,
     reading: Mapping[str, float] = MappingProxyType({}),
 ) -> str | None:
@@ -91,10 +91,10 @@ def choose(
     arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
     seconds a step that trials may cost on average. lucky: the way that paid in this text's last
     step: it goes on, whatever the average says, so that a text that turns easy is noticed at the
-    first trial. rich: earlier gains pay for trials: a way that may be the best is tried every
-    `SELDOM` steps, at once until its average means something, and one that is behind so seldom that
-    what is lost by it is a small share of the tokens. pace: tokens of a step. reading:
-    tokens that a way's first trial in this text costs beside.
+    first trial. surplus: seconds of earlier gains, which pay for trials that cost no more: a way
+    that may be the best is tried every `SELDOM` steps, at once until its average means something,
+    and one that is behind so seldom that what is lost by it is a small share of the tokens. pace:
+    tokens of a step. reading: tokens that a way's first trial in this text costs beside.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
@@ -106,7 +106,8 @@ def choose(
         early = arm.asked < HOPE
         behind = max(arms[best].gain - arm.seen, 0.0) + reading.get(way, 0.0)
         share = TRIALS * (EARLY if early else 1) * pace
-        wait = max(0 if rich else arm.interval(allowed), 0 if early else SELDOM, behind / share)
+        paid = surplus > 0 and surplus >= arm.seconds
+        wait = max(0 if paid else arm.interval(allowed), 0 if early else SELDOM, behind / share)
         if way != best and idle[way] >= wait:
             return way
     if arms[best].gain <= 0 and lucky is not None:

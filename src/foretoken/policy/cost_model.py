@@ -78,6 +78,7 @@ class CostModel(Policy):
         self.worth = None if curve is None else Worth(curve)
         self._promised, self._stood = DOUBT, DOUBT  # tokens, forgetting; equal before any was seen
         self._arms: dict[tuple[str, str], Arm] = {}
+        self._idles: dict[str, dict[str, int]] = {}  # drafter -> way -> steps since it was asked
         self.promises = Promises()
 
     def budget(self, session: Session) -> Budget:
@@ -99,15 +100,16 @@ class CostModel(Policy):
         }  # fmt: skip
         allowed = self.options.slack * plain / 2
         reading = {w: a.price(session, worth) for w, a in arms.items() if w not in ledger.met}
-        lucky, pace = ledger.lucky, worth.pace
-        way = choose(arms, ledger.idle, allowed, lucky, rich, pace, reading) if arms else None
+        surplus = -ledger.debt.owed if rich else 0.0
+        seen = ledger.lucky, surplus, worth.pace, reading
+        way = choose(arms, self._idle(drafter), allowed, *seen) if arms else None
         if way is None:
             return Budget(0)
         if drafter.runs_model or drafter.emits != "point":
             return self._deep(session, replace(most, way=way), worth)
         # asking alone would eat up what is allowed: there must be room for a node as well
         least = ways[way].seconds + worth.share(session, 1)
-        return self._granted(ledger, replace(most, way=way), least, plain)
+        return self._granted(session, replace(most, way=way), least, plain)
 
     def _worth_reading(self, session: Session, way: str, arm: Arm) -> bool:
         """Whether the way was asked in this text, or the text is worth its reading."""
@@ -133,7 +135,7 @@ class CostModel(Policy):
         unknown = arm.depths.timed < FEW
         if not depth and not unknown:
             arm.gain = min(arm.gain, gain)
-            if ledger.idle[most.way] < arm.interval(self.options.slack * plain / 2):
+            if self._idle(drafter)[most.way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
         if not depth or not arm.depths.timed:
             depth = 1  # a trial, or one of the first, when nobody knows what a level costs
@@ -146,7 +148,7 @@ class CostModel(Policy):
             while nodes and not ledger.debt.affords(worth.share(session, nodes) + drafting, plain):
                 nodes -= 1
         return self._granted(
-            ledger, replace(most, depth=depth, nodes=nodes), plain + drafting, plain
+            session, replace(most, depth=depth, nodes=nodes), plain + drafting, plain
         )
 
     def halts(self, drafter: Drafter) -> bool:
@@ -162,11 +164,12 @@ class CostModel(Policy):
         depths, rate = self._arm_of(session).depths, worth.rate(worth.share(session))
         return depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n))
 
-    def _granted(self, ledger: Ledger, budget: Budget, seconds: float, plain: float) -> Budget:
+    def _granted(self, session: Session, budget: Budget, seconds: float, plain: float) -> Budget:
         """The budget, if the session can afford a step that costs so much and brings nothing."""
+        ledger = self._ledger(session)
         if not budget.nodes or not ledger.debt.affords(seconds, plain):
             return Budget(0)
-        ledger.way, ledger.idle[budget.way] = budget.way, 0
+        ledger.way, self._idle(session.drafter)[budget.way] = budget.way, 0
         return budget
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:
@@ -259,6 +262,9 @@ class CostModel(Policy):
             for depth in offer.depths:
                 levels[depth - 1] += 1
             arm.depths.observe(levels, stood, None if first else drafting, judged=accepted + 1)
+
+    def _idle(self, drafter: Drafter) -> dict[str, int]:
+        return self._idles.setdefault(drafter.name, {})
 
     def _arm(self, drafter: Drafter, way: str) -> Arm:
         return self._arms.setdefault((drafter.name, way), Arm())
