@@ -145,8 +145,9 @@ def bound(document: Any) -> list[str]:
            "|---|---|---|---|"]  # fmt: skip
     for r in document["results"]:
         drafted = r["drafted"] / max(r["steps"], 1)
-        numbers = r["tokens_per_step"], drafted, r["ratio_to_plain"]
-        cells = [f"`{r['method']}`", *map(_number, numbers)]
+        ratio = r["ratio_to_plain"]
+        cells = [f"`{r['method']}`", _number(r["tokens_per_step"]), _number(drafted),
+                 "-" if ratio is None else f"{ratio:.3f}"]  # fmt: skip
         out.append("| " + " | ".join(cells) + " |")
     return [*out, ""]
 
