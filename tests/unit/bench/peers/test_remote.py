@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,40 @@ def test_a_peer_without_an_environment_says_so(models, prompts, monkeypatch, mad
     monkeypatch.setattr(remote, "known", lambda _: found)
     report = measured(models, prompts, "")
     assert says in report.missing["echo"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="promised by Linux alone")
+def test_a_stopped_worker_dies_with_who_asked(models, tmp_path: Path) -> None:
+    """The asking process is killed while its worker is stopped: nothing may stay behind."""
+    script = f"""
+import json, os, subprocess, sys, signal, time
+worker = subprocess.Popen([sys.executable, {str(Path(__file__).parent / "echo_worker.py")!r}],
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+asked = dict(op="open", mode="", target={models.target!r}, drafter="", work="", threads=1,
+             dtype="float32", context=64)
+worker.stdin.write(json.dumps(asked) + chr(10)); worker.stdin.flush(); worker.stdout.readline()
+worker.send_signal(signal.SIGSTOP)
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+    asking = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert asking.stdout is not None
+    worker = int(asking.stdout.readline())
+    asking.kill()
+    asking.wait()
+    asking.stdout.close()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists() or "Z" in _state(worker):
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
 
 
 def test_every_peer_has_its_worker_and_labels_are_told_apart() -> None:

@@ -12,9 +12,11 @@ in the peers' own environments, where foretoken is not installed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +74,8 @@ class Engine:
 
 
 def serve(opened: Callable[[Asked], Engine]) -> None:
-    """Answer until stdin ends."""
+    """Answer until stdin ends, or whoever asks dies."""
+    _die_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     engine: Engine | None = None
@@ -93,6 +96,13 @@ def serve(opened: Callable[[Asked], Engine]) -> None:
             reply = {"error": " ".join(part.strip() for part in lines if part.strip())[:500]}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
+
+
+def _die_with_parent() -> None:
+    """A stopped process does not see its stdin end. Linux alone can promise it."""
+    if sys.platform.startswith("linux"):
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _generated(engine: Engine, asked: dict[str, Any]) -> dict[str, Any]:
