@@ -152,10 +152,14 @@ class Remote:
         if self._worker is None:
             self.open()
         assert self._worker is not None
-        made = self._worker.ask(
-            op="generate", prompts=[list(prompt) for prompt in prompts], limits=list(limits),
-            eos=self.eos, **sampling,
-        )  # fmt: skip
+        try:
+            made = self._worker.ask(
+                op="generate", prompts=[list(prompt) for prompt in prompts], limits=list(limits),
+                eos=self.eos, **sampling,
+            )  # fmt: skip
+        except PeerError:
+            self.close()  # the next suite may find it well again: memory may have been short
+            raise
         self.facts.peak_mb = made["peak_mb"]
         return made
 
