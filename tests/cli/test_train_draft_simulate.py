@@ -21,6 +21,12 @@ def words(model, *more):
             "--repeats", "1", "--no-cut-loops", *more]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The drafter's format, too, so that a model agrees with itself on any processor."""
+    monkeypatch.setattr("foretoken.target.load.has_fast_bfloat16", lambda _: False)
+
+
 def test_figures_go_into_the_cards_of_drafters_that_have_one(cli, model, prompts, tmp_path):
     from transformers import AutoModelForCausalLM
 

@@ -28,7 +28,7 @@ from foretoken.prompt.tokens import load_tokenizer
 
 NAMES = [suite.name for suite in SUITES]
 SIZES = {
-    "humaneval": 100, "gsm8k": 200, "gsm8k-llm": 200, "edit": 75, "repeat": 40, "samples": 48,
+    "demo": 40, "humaneval": 100, "gsm8k": 200, "gsm8k-llm": 200, "edit": 75, "repeat": 40, "samples": 48,
     "random": 20, "hot": 40, **{n: 80 for n in NAMES if n.startswith("spec-bench:")},
 }  # fmt: skip
 
