@@ -13,9 +13,11 @@ from foretoken.bench.spec import PLAIN
 
 PLAIN_COLOUR = "#999999"
 PALETTE = ("#d1495b", "#1b6ca8", "#0b6e4f", "#e0a030", "#7a5195", "#17a2a2", "#8c564b", "#5a9bd4",
-           "#9acd32", "#b8860b", "#e377c2", "#556b2f")  # fmt: skip
+           "#9acd32", "#b8860b", "#e377c2", "#556b2f", "#2f4b7c", "#ff7c43", "#a05195", "#3cb371",
+           "#c0c0c0", "#003f5c", "#ffa600", "#665191", "#488f31", "#de425b")  # fmt: skip
 PARTS = {"target": "#1b6ca8", "draft": "#e0a030", "verify": "#0b6e4f", "other": "#999999"}
 MOST = 60  # labels of an axis before it gets unreadable
+WIDE = 72  # bars of a row
 FEW = 20  # nodes of a class of promised probability that are drawn
 
 
@@ -38,27 +40,38 @@ def speed_up(documents: Sequence[Document], colour: Mapping[str, str]) -> Any:
     ]
     if not drawn:
         return None
-    figure = _figure(max(7.0, 1.2 + 0.22 * len(names) * len(tasks)), 4.2)
-    axes = figure.subplots()
+    each = max(WIDE // len(names), 1)  # tasks of a row
+    rows = [tasks[i : i + each] for i in range(0, len(tasks), each)]
+    figure = _figure(10.0, 0.6 + 2.3 * len(rows))
+    grid = figure.subplots(len(rows), 1, sharey=True, squeeze=False)[:, 0]
+    for i, (axes, row) in enumerate(zip(grid, rows, strict=True)):
+        mine = [
+            (at - i * each, name, r) for at, name, r in drawn if i * each <= at < (i + 1) * each
+        ]
+        _bars(axes, mine, names, colour)
+        axes.set_xticks(range(len(row)), [task for task, _ in row])
+        axes.set_xlim(-0.5, each - 0.5)
+        axes.set_ylabel("x plain")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [grid[0].bar([0], [0], color=colour[name]) for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=6, fontsize="x-small")
+    return figure
+
+
+def _bars(
+    axes: Any, drawn: Sequence[tuple[int, str, Result]], names: Sequence[str],
+    colour: Mapping[str, str],
+) -> None:  # fmt: skip
+    """One task after the other, the methods side by side."""
     width = 0.85 / len(names)
-    for name in names:
-        at, heights, lows, highs = [], [], [], []
-        for i, label, result in drawn:
-            if label != name:
-                continue
-            ratio = result.ratio_to_plain or 0.0
-            low, high = result.interval or (ratio, ratio)
-            at.append(i + (names.index(name) - (len(names) - 1) / 2) * width)
-            heights.append(ratio)
-            lows.append(max(ratio - low, 0.0))
-            highs.append(max(high - ratio, 0.0))
-        axes.bar(at, heights, width, yerr=(lows, highs), color=colour[name], label=name,
+    for i, name, result in drawn:
+        ratio = result.ratio_to_plain or 0.0
+        low, high = result.interval or (ratio, ratio)
+        error = ([max(ratio - low, 0.0)], [max(high - ratio, 0.0)])
+        at = i + (names.index(name) - (len(names) - 1) / 2) * width
+        axes.bar([at], [ratio], width, yerr=error, color=colour[name],
                  error_kw={"elinewidth": 0.7, "ecolor": "#444444"})  # fmt: skip
     axes.axhline(1.0, color=PLAIN_COLOUR, linewidth=0.8)
-    axes.set_xticks(range(len(tasks)), [task for task, _ in tasks], rotation=20, ha="right")
-    axes.set_ylabel("tokens per second over plain")
-    _legend(figure, axes)
-    return figure
 
 
 def cost_split(documents: Sequence[Document]) -> Any:
