@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,9 @@ def demo(
     plain, other = _pair(method)
     progress = Console(stderr=True)
     progress.print(f"loading {target.model or 'the bundled demo model'}", style="dim")
+    if target.model is None and target.dtype == "auto":
+        # as its weights are: too small to gain by bfloat16, in which a near-tie may fall otherwise
+        target = replace(target, dtype="float32")
     engine = open_engine(target, MethodOptions(method=plain.name, policy=plain.policy))
     contestants = [Own(engine, plain), Own(engine, other)]
     with watch_for(progress, engine.tokenizer, [c.label for c in contestants]) as watch:

@@ -145,7 +145,8 @@ def report_table(console: Console, report: Report) -> None:
     for r in report.results:
         ratio = _figure(r.ratio_to_plain, ".2f", " x")
         figures = _figure(r.tokens_per_s, ".1f"), ratio, _figure(r.tokens_per_step, ".2f")
-        speed.add_row(r.method, *figures, SAME[r.identical])
+        tied = not report.failed and r.identical is False and r.near_ties == len(r.divergences)
+        speed.add_row(r.method, *figures, "near-tie" if tied else SAME[r.identical])
     console.print(speed)
     timed = [(r.method, r.seconds) for r in report.results if r.seconds is not None]
     if timed:
