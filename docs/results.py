@@ -216,7 +216,7 @@ def batches() -> list[str]:
         return []
     methods = [result["method"] for result in documents[0]["results"]]
     out = [
-        "## Several texts at a time", "", "`benchmarks/results_batch_N.json`, made by", "", "```",
+        "## Several texts at a time", "", "Made by", "", "```",
         *(document["command"] for document in documents), "```", "",
         "Tokens per second of all texts together, the demo model in float32. What drafting saves is "
         "shared forwards, and those are cheap here; what it costs is Python for every text: beyond "
