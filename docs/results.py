@@ -219,8 +219,8 @@ def batches() -> list[str]:
         "## Several texts at a time", "", "Made by", "", "```",
         *(document["command"] for document in documents), "```", "",
         "Tokens per second of all texts together, the demo model in float32. What drafting saves "
-        "is shared forwards, and those are cheap here; what it costs is Python for every text: beyond "
-        "a few texts of so small a model it does not pay.", "",
+        "is shared forwards, and those are cheap here; what it costs is Python for every text: "
+        "beyond a few texts of so small a model it does not pay.", "",
         f"| texts | {' | '.join(methods)} |", "|---|" + "---|" * len(methods),
     ]  # fmt: skip
     for document in documents:
