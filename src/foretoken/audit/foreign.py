@@ -13,13 +13,9 @@ from typing import Any
 import torch
 
 from foretoken.audit.engines import Opener, Output, Setup, checked
+from foretoken.bench.peers.hf import LOOKUP, SHARED
 from foretoken.errors import ConfigError, ForetokenError, first_line
 from foretoken.types import Sampling
-
-LOOKUP = 10  # prompt_lookup_num_tokens
-# what `generate` knows of Sampling, by the same names
-SHARED = ("top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
-          "repetition_penalty", "no_repeat_ngram_size")  # fmt: skip
 
 
 def parse_generate(name: str, rest: str) -> Opener:

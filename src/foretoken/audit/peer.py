@@ -6,47 +6,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from foretoken.audit.engines import Opener, Output, Setup
 from foretoken.bench.peers.catalog import TRANSFORMERS, find
+from foretoken.bench.peers.together import ELSEWHERE, remote
 from foretoken.errors import ConfigError
 from foretoken.types import Sampling
-
-KNOWN = ("temperature", "top_k", "top_p", "seed")  # what workers know of Sampling
 
 
 def parse_peer(name: str, rest: str) -> Opener:
     """`peer:onnx-ngram` and the like: see `foretoken bench setup --list`."""
-    kind, mode = find(rest)
+    kind, _ = find(rest)
     if kind.name == TRANSFORMERS:
         raise ConfigError("engine", name, f"{rest}: it runs in this process")
 
     def open_it(setup: Setup) -> PeerEngine:
-        from foretoken.bench.peers.export import exported, work_folder
-        from foretoken.bench.peers.remote import Models, Remote
-
-        folder, drafter = Path(setup.model), Path(setup.model) / "drafter"
-        if not folder.is_dir():
-            raise ConfigError("engine", name, f"a model in a folder; {setup.model} is none")
-        if "draft" in mode and not (drafter / "config.json").exists():
-            raise ConfigError("engine", name, f"a drafter in {drafter}")
         given = {k for k, v in setup.sampling.model_dump().items()
                  if v != Sampling().model_dump()[k]}  # fmt: skip
-        if odd := given - set(KNOWN):
+        if odd := given - set(ELSEWHERE):
             raise ConfigError("engine", name, f"none with {', '.join(sorted(odd))}")
-        models = Models(
-            target=str(exported(folder)),
-            drafter=str(exported(drafter)) if "draft" in mode else "",
-            work=str(work_folder()),
-            threads=torch.get_num_threads(),
-            dtype=str(setup.reference.dtype).removeprefix("torch."),
-            context=setup.target.max_context,
-        )
-        eos = sorted(setup.reference.eos)
-        remote = Remote(rest, kind, mode, models, eos)
-        remote.open()
-        return PeerEngine(name, remote, setup.sampling)
+        reference, context = setup.reference, setup.target.max_context
+        eos = sorted(reference.eos)
+        peer = remote(rest, Path(setup.model), reference.dtype, context, eos)
+        peer.open()
+        return PeerEngine(name, peer, setup.sampling)
 
     return open_it
 
@@ -69,7 +51,7 @@ class PeerEngine:
     def sample(self, prompt: Sequence[int], n: int, count: int, seed: int) -> list[Output]:
         """See `Subject`. One token more than is counted, so that a drafted one may stand at every
         counted place."""
-        words = {name: getattr(self.sampling, name) for name in KNOWN if name != "seed"}
+        words = {name: getattr(self.sampling, name) for name in ELSEWHERE if name != "seed"}
         return [
             self._written(prompt, n + 1, {**words, "seed": s}) for s in range(seed, seed + count)
         ]

@@ -30,7 +30,6 @@ class Kind:
     minutes: float = 0.0  # to make it, on two cores
     batches: bool = False  # whether several texts are written at a time
     keeps: Sequence[str] = ()  # modes that draft from earlier answers: started anew to forget them
-    dtypes: Sequence[str] = ("float32", "bfloat16")
 
     @property
     def labels(self) -> list[str]:
@@ -50,7 +49,7 @@ KINDS: Sequence[Kind] = (
     Kind("onnx", "ONNX Runtime GenAI", {
         "": "plain", "ngram": "n-gram drafts of adaptive length",
     }, (TORCH, "onnxruntime-genai==0.18.0", "onnx-ir", "onnx", "transformers==5.5.4"),
-        mb=1200, minutes=1.0, dtypes=("float32",)),
+        mb=1200, minutes=1.0),
     Kind("llamacpp", "llama.cpp through llama-cpp-python", {
         "": "plain", "prompt-lookup": "LlamaPromptLookupDecoding",
     }, ("llama-cpp-python==0.3.36", "gguf", "safetensors"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from functools import cache
 from pathlib import Path
 
 from foretoken.target.cost import cache_folder
@@ -23,6 +24,7 @@ def work_folder() -> Path:
     return out
 
 
+@cache  # every mode of every peer asks for it, and the weights are hashed to answer
 def exported(folder: Path, widen: int = 1) -> Path:
     """A folder in float32, widened; made once for the same weights."""
     import torch
@@ -37,6 +39,7 @@ def exported(folder: Path, widen: int = 1) -> Path:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     if widen > 1:
         model = widened(model, widen)
+        model.config.rms_norm_eps /= widen  # as its norms have it, see `target.widen`
     temporary = out.with_suffix(".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)

@@ -1,8 +1,8 @@
 """A peer in a process of its own, with an environment of its own, as a contestant.
 
 Its wall clock is the worker's: from the first token handed in to the last one out, without the
-pipe. Tokens are counted on both sides. A peer that cannot be opened, or dies, is a `Missing` with
-its error; it has no figures, and the comparison goes on without it.
+pipe. Tokens are counted on both sides. A peer that cannot be opened, or dies, raises PeerError; the
+comparison goes on without it.
 """
 
 from __future__ import annotations
@@ -121,7 +121,11 @@ class Remote:
         if made.error:
             raise PeerError(f"could not be installed: {made.error}")
         self._worker = Worker(python_of(self.kind), WORKERS / f"{self.kind.name}_worker.py")
-        told = self._worker.ask(op="open", mode=self.mode, **asdict(self.models))
+        try:
+            told = self._worker.ask(op="open", mode=self.mode, **asdict(self.models))
+        except PeerError:
+            self.close()  # nothing may be asked of an engine that is not open
+            raise
         self.facts.versions, self.facts.notes = told["versions"], told["notes"]
         self.facts.open_seconds = told["seconds"]
 

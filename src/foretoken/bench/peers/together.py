@@ -58,24 +58,33 @@ def close_peers(contestants: Sequence[Any]) -> None:
 
 
 def _remote(labels: Sequence[str], engine: Any, plan: Plan, widen: int) -> list[Any]:
+    target = engine.target
+    how = Path(target.name), target.dtype, target.max_context, sorted(target.eos)
+    return [remote(label, *how, batch=plan.batch, widen=widen) for label in labels]
+
+
+def remote(
+    label: str, folder: Path, dtype: torch.dtype, context: int, eos: Sequence[int],
+    *, batch: int = 1, widen: int = 1,
+) -> Any:  # fmt: skip
+    """A peer in a process of its own, not opened yet. Raises ConfigError for a model that is in no
+    folder, or without the drafter that the mode needs."""
     from foretoken.bench.peers.export import exported, work_folder
     from foretoken.bench.peers.remote import Models, Remote
 
-    target = engine.target
-    folder = Path(target.name)
+    kind, mode = find(label)
     if not folder.is_dir():
-        raise ConfigError("peers", labels[0], f"a model in a folder; {target.name} is none")
-    drafter = _drafter(folder) if any("draft" in find(label)[1] for label in labels) else None
+        raise ConfigError("peers", label, f"a model in a folder; {folder} is none")
     models = Models(
         target=str(exported(folder, widen)),
-        drafter="" if drafter is None else str(exported(drafter)),
+        drafter=str(exported(_drafter(folder))) if "draft" in mode else "",
         work=str(work_folder()),
         threads=torch.get_num_threads(),
-        dtype=str(target.dtype).removeprefix("torch."),
-        context=target.max_context,
-        batch=plan.batch,
+        dtype=str(dtype).removeprefix("torch."),
+        context=context,
+        batch=batch,
     )
-    return [Remote(label, *find(label), models, sorted(target.eos)) for label in labels]
+    return Remote(label, kind, mode, models, eos)
 
 
 def _drafter(folder: Path) -> Path:

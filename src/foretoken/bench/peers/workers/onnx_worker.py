@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,7 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from protocol import Asked, Engine, Sampling, Texts, ended, serve
+from protocol import Asked, Engine, Sampling, Texts, ended, made_once, serve
 
 NGRAM, MOST, LEAST = 3, 16, 1  # its adaptive length moves between the last two
 
@@ -73,14 +72,9 @@ class OnnxRuntime(Engine):
 
 def exported(asked: Asked) -> Path:
     """The model in ONNX, made once."""
-    out = Path(asked.work) / f"onnx-{Path(asked.target).name}"
-    if not (out / "genai_config.json").exists():
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", asked.target,
-                   "-o", str(out), "-p", "fp32", "-e", "cpu", "-c", str(out / "cache")]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"export: {done.stderr[-400:]}")
-    return out
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", asked.target,
+               "-o", "{out}", "-p", "fp32", "-e", "cpu", "-c", "{out}/cache"]  # fmt: skip
+    return made_once(Path(asked.work) / f"onnx-{Path(asked.target).name}", command)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from protocol import Asked, Engine, Sampling, Texts, ended, serve
+from protocol import Asked, Engine, Sampling, Texts, ended, made_once, serve
 
 LOOKUP, DEEP = 5, 4  # assistant tokens of prompt lookup and of a draft, as in its samples
 NGRAM = 3
@@ -75,17 +74,12 @@ class OpenVino(Engine):
 
 
 def exported(folder: str, work: str, dtype: str) -> Path:
-    """The model in OpenVINO's format, made once."""
-    out = Path(work) / f"openvino-{Path(folder).name}"
-    if not (out / "openvino_model.xml").exists():
-        weights = "fp32" if dtype == "float32" else "fp16"  # bf16 is how it computes, not stores
-        command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino",
-                   "--model", folder, "--task", "text-generation-with-past",
-                   "--weight-format", weights, str(out)]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"export: {done.stderr[-400:]}")
-    return out
+    """The model in OpenVINO's format, made once for each number format."""
+    weights = "fp32" if dtype == "float32" else "fp16"  # bf16 is how it computes, not stores
+    command = [sys.executable, "-m", "optimum.commands.optimum_cli", "export", "openvino",
+               "--model", folder, "--task", "text-generation-with-past",
+               "--weight-format", weights, "{out}"]  # fmt: skip
+    return made_once(Path(work) / f"openvino-{weights}-{Path(folder).name}", command)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -124,6 +126,20 @@ def peak_mb() -> float:
         return float(found.split()[1]) / 1024
     except (OSError, StopIteration):
         return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+
+
+def made_once(out: Path, command: Sequence[str]) -> Path:
+    """A folder that a command writes: made beside its place and renamed, so that none is half
+    made. "{out}" in the command stands for where it writes."""
+    if not out.exists():
+        part = out.with_name(f"{out.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        words = [word.replace("{out}", str(part)) for word in command]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"export: {done.stderr[-400:]}")
+        part.rename(out)
+    return out
 
 
 def ended(tokens: Sequence[int], eos: Sequence[int], limit: int) -> list[int]:
