@@ -24,7 +24,7 @@ def parse_peer(name: str, rest: str) -> Opener:
                  if v != Sampling().model_dump()[k]}  # fmt: skip
         if odd := given - set(ELSEWHERE):
             raise ConfigError("engine", name, f"none with {', '.join(sorted(odd))}")
-        reference, context = setup.reference, setup.target.max_context
+        reference, context = setup.reference, setup.target.target.max_context
         eos = sorted(reference.eos)
         peer = remote(rest, Path(setup.model), reference.dtype, context, eos)
         peer.open()

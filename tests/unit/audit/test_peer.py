@@ -14,6 +14,7 @@ from foretoken.bench.peers import catalog, remote
 from foretoken.bench.peers.catalog import Kind
 from foretoken.bench.peers.remote import Models, Remote
 from foretoken.errors import ConfigError
+from foretoken.target.load import Loaded
 from foretoken.types import Sampling
 
 KIND = Kind("echo", "a stand-in", {"": "plain"})
@@ -53,3 +54,21 @@ def test_every_label_is_known() -> None:
     for kind in catalog.KINDS[1:]:
         for label in kind.labels:
             parse(f"peer:{label}", "fixed")
+
+
+def test_it_is_opened_with_the_audited_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from foretoken.audit import peer
+
+    asked: list[tuple] = []
+    facts = SimpleNamespace(versions={}, notes=[])
+    made = SimpleNamespace(open=lambda: None, facts=facts, kind=KIND)
+    monkeypatch.setattr(peer, "remote", lambda *how: asked.append(how) or made)
+    setup = SimpleNamespace(
+        reference=SimpleNamespace(dtype="float32", eos={1}), sampling=Sampling(temperature=1.0),
+        model="folder", target=Loaded(SimpleNamespace(max_context=64), None, None),
+    )  # fmt: skip
+    opened = parse("peer:onnx", "fixed")(setup)
+    assert opened.name == "peer:onnx"
+    assert asked == [("onnx", Path("folder"), "float32", 64, [1])]
