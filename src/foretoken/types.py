@@ -129,6 +129,7 @@ class Session:
     stop: StopRule
     index: int = 0  # unique within the engine; random streams and stores are keyed by it
     finish_reason: str | None = None  # "stop" | "length" | "criteria" | "cancelled" | "error"
+    unseen: int = 0  # how many of the last tokens the drafter has not been shown
     text_end: int | None = None  # characters of the decoded output to keep (a stop string cut it)
     logits: list[Tensor] = field(default_factory=list)  # [V] per token if request.keep_logits
     logprobs: list[float] = field(default_factory=list)  # the target's, one per token given out
@@ -167,6 +168,9 @@ class Budget:
     go_on: Callable[[Level], bool] | None = field(default=None, compare=False, repr=False)
     # how the draft branches, for drafters that give "shapes"; None: in the drafter's own form
     shape: Shape | None = None
+    # the drafter is not shown this step's outcome either, for where watching costs too much: it is
+    # shown the text, without rows, before it is next asked or shown anything
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ class Step:
     committed: Committed
     seconds: Mapping[str, float]  # draft, target, verify: wall clock of this session's share
     batch: int  # sessions that rode in the same forward
-    rows: int  # rows of that forward
+    rows: int  # rows of that forward: as many for every session as for the one with the most
     fresh: int = 1  # this session's committed tokens among them: its prompt in the first step
 
 

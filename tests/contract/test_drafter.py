@@ -16,8 +16,9 @@ from foretoken import registry
 from foretoken.draft.base import Drafter
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
+from foretoken.policy.fixed import Fixed
 from foretoken.tree import DraftTree
-from foretoken.types import Budget, Request, Session
+from foretoken.types import Budget, Request, Session, Step
 from tests import tiny
 
 VOCAB, NEW = 32, 20
@@ -191,3 +192,38 @@ def test_begin_and_end_come_in_pairs(name: str, how: str, monkeypatch: pytest.Mo
     assert not engine.sessions
     assert not target.pool.handles, "the caches are given back"
     assert all(s.finish_reason is not None for s in sessions)
+
+
+class Unseen(Fixed):
+    """Asks every fifth step and lets the drafter see one more; it misses the others."""
+
+    name = "unseen"
+
+    def budget(self, session: Session) -> Budget:
+        return [Budget(8), Budget(0), *[Budget(0, unseen=True)] * 3][len(session.tokens) % 5]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_that_were_missed_come_as_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every token is shown once, in order; the text stays what it is; drafts stay lawful."""
+    made = make(name)
+    method = build(
+        tiny.target("small"), made.drafter.context, made.drafter, Unseen(Fixed.Options()), "walk"
+    )
+    original, shown = made.drafter.observe, dict[int, list[int]]()
+
+    def observe(session: Session, step: Step) -> None:
+        assert step.context == session.n_prompt + len(shown.setdefault(session.index, []))
+        assert len(step.verdict.path) + 1 >= len(step.committed.tokens) == len(step.committed.rows)
+        shown[session.index] += step.committed.tokens
+        assert session.tokens[session.n_prompt :] == shown[session.index]
+        original(session, step)
+
+    monkeypatch.setattr(made.drafter, "observe", observe)
+    prompts = [tiny.prompt(seed, n, VOCAB) for seed, n in ((1, 14), (2, 5), (3, 3))]
+    engine = Engine(tiny.target("small"), method="plain")
+    sessions = [engine.add(tiny.request(prompt, NEW), method) for prompt in prompts]
+    while engine.step():
+        pass
+    assert [s.output for s in sessions] == tiny.generate("small", prompts, NEW)
+    assert [shown[s.index] for s in sessions] == [s.output for s in sessions]

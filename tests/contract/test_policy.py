@@ -138,11 +138,12 @@ def test_a_level_after_which_it_stops_is_the_last(
 ) -> None:
     """Whoever drafts, whether it asks between its levels or the loop does afterwards."""
     policy, ended = make(name), {}
-    answer, open_ = policy.go_on, policy.budget
+    answer, open_ = policy.go_on, policy.budgets
 
-    def begin(session: Session):
-        ended.pop(session, None)
-        return open_(session)
+    def begin(sessions):
+        for session in sessions:
+            ended.pop(session, None)
+        return open_(sessions)
 
     def asked(session: Session, level: Level) -> bool:
         assert session not in ended, "asked again after it said no"
@@ -155,7 +156,7 @@ def test_a_level_after_which_it_stops_is_the_last(
     def check(session: Session, step) -> None:
         assert step.tree.depth <= ended.get(session, step.tree.depth)
 
-    monkeypatch.setattr(policy, "budget", begin)
+    monkeypatch.setattr(policy, "budgets", begin)
     monkeypatch.setattr(policy, "go_on", asked)
     engine = Engine(tiny.target("small"), method="plain")
     done = engine.run([tiny.request(PROMPTS[0], 12)], method(policy, drafter), check)

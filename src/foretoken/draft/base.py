@@ -87,7 +87,9 @@ class Drafter(ABC):
 
     def observe(self, session: Session, step: Step) -> None:
         """The outcome of a step; rejected nodes carry news too. `step.tree` is what was scored:
-        the proposal, a part of it, nothing, or a tree that other drafters had a share in."""
+        the proposal, a part of it, nothing, or a tree that other drafters had a share in. Steps
+        may be missed (`Budget.unseen`): their text comes afterwards, as one step whose rows are not
+        known."""
 
     def end(self, session: Session) -> None:
         """A session ended, for whatever reason. Called once for every `begin`."""

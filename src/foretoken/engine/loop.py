@@ -1,4 +1,4 @@
-"""One step of decoding for many sessions. The life of a step is these six lines in `step`."""
+"""One step of decoding for many sessions. The life of a step is these few lines in `step`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import partial
 
 from foretoken.commit.commit import commit
 from foretoken.engine.clock import Clock, Shared
-from foretoken.policy.base import stopped
+from foretoken.engine.unseen import show_unseen
+from foretoken.policy.base import budgets_of, stopped
 from foretoken.prompt.chance import Coins, PositionRandom
 from foretoken.prompt.sampling import TargetRows
-from foretoken.target.base import Job, Target
+from foretoken.target.base import Job, Target, rows_together
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Scores, Session, Step
 
@@ -24,18 +25,21 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
     """
     clock = Clock(target.now)
     drafts = draft(target, sessions)
-    drafted = clock.lap() / len(sessions)
+    # who asks pays: another session's draft would look like a price of leaving the drafter alone
+    asked = sum(1 for budget, _ in drafts if budget.nodes)
+    drafted = clock.lap() / (asked or len(sessions))
     jobs = [
         Job(s.cache, s.tokens[s.cache.length :], tree)
         for s, (_, tree) in zip(sessions, drafts, strict=True)
     ]
     scores = target.score(jobs)
-    rows = sum(len(job.fresh) + len(job.tree) for job in jobs)
+    rows = rows_together(jobs)
     target.wait()
     scored = clock.lap() / len(sessions)
-    shared = Shared(drafted, scored, len(sessions), rows, target.now)
+    shared = Shared(0.0, scored, len(sessions), rows, target.now)
+    asking = shared._replace(drafted=drafted)
     return [
-        judge(session, budget, tree, row, shared)
+        judge(session, budget, tree, row, asking if budget.nodes or not asked else shared)
         for session, (budget, tree), row in zip(sessions, drafts, scores, strict=True)
     ]
 
@@ -45,7 +49,11 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
 
     A policy may cut what was proposed, where that cannot bias the draft (kind "point").
     """
-    budgets = [allowance(target, session) for session in sessions]
+    wanted = zip(sessions, budgets_of(sessions), strict=True)
+    budgets = [allowance(target, session, budget) for session, budget in wanted]
+    for session, budget in zip(sessions, budgets, strict=True):
+        if session.unseen and not budget.unseen:
+            show_unseen(session)
     trees = [EMPTY] * len(sessions)
     asked = [i for i, allowed in enumerate(budgets) if allowed.nodes]
     for drafter in dict.fromkeys(sessions[i].drafter for i in asked):
@@ -64,9 +72,8 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
     return list(zip(budgets, trees, strict=True))
 
 
-def allowance(target: Target, session: Session) -> Budget:
-    """What the policy allows; it ends where text, context or memory would."""
-    budget = session.policy.budget(session)
+def allowance(target: Target, session: Session, budget: Budget) -> Budget:
+    """What of the policy's budget is allowed; it ends where text, context or memory would."""
     if session.policy.guard is not None:
         budget = session.policy.guard.granted(session, budget)
     held = len(session.tokens)
@@ -96,7 +103,12 @@ def judge(
     done = Step(
         context, budget, tree, scores, verdict, committed, seconds, shared.batch, shared.rows, fresh
     )
-    session.drafter.observe(session, done)
+    if budget.unseen:
+        session.unseen += len(committed.tokens)
+        if session.finish_reason is not None:
+            show_unseen(session)
+    else:
+        session.drafter.observe(session, done)
     seconds["draft"] += clock.lap()  # learning is part of what drafting costs
     session.policy.observe(session, done)
     if session.policy.guard is not None:

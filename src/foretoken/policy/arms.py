@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import ceil
 from statistics import median
 from types import MappingProxyType
 
@@ -81,20 +82,18 @@ def choose(
     arms: Mapping[str, Arm],
     idle: dict[str, int],
     allowed: float,
-    lucky: str | None = None,
     surplus: float = 0.0,
     pace: float = 1.0,
     reading: Mapping[str, float] = MappingProxyType({}),
-) -> str | None:
-    """The way to ask in now, None for none.
+) -> tuple[str | None, int]:
+    """The way to ask in now, None for none; and in how many steps, if nothing changes, one is due.
 
     arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
-    seconds a step that trials may cost on average. lucky: the way that paid in this text's last
-    step: it goes on, whatever the average says, so that a text that turns easy is noticed at the
-    first trial. surplus: seconds of earlier gains, which pay for trials that cost no more: a way
-    that may be the best is tried every `SELDOM` steps, at once until its average means something,
-    and one that is behind so seldom that what is lost by it is a small share of the tokens. pace:
-    tokens of a step. reading: tokens that a way's first trial in this text costs beside.
+    seconds a step that trials may cost on average. surplus: seconds of earlier gains, which pay for
+    trials that cost no more: a way that may be the best is tried every `SELDOM` steps, at once
+    until its average means something, and one that is behind so seldom that what is lost by it is a
+    small share of the tokens. pace: tokens of a step. reading: tokens that a way's first trial in
+    these texts costs beside.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
@@ -102,6 +101,7 @@ def choose(
     for way in others:
         if arms[way].gain > arms[best].gain + MARGIN:
             best = way
+    due = arms[best].interval(allowed) - idle[best]
     for way, arm in arms.items():
         early = arm.asked < HOPE
         behind = max(arms[best].gain - arm.seen, 0.0) + reading.get(way, 0.0)
@@ -109,8 +109,7 @@ def choose(
         paid = surplus > 0 and surplus >= arm.seconds
         wait = max(0 if paid else arm.interval(allowed), 0 if early else SELDOM, behind / share)
         if way != best and idle[way] >= wait:
-            return way
-    if arms[best].gain <= 0 and lucky is not None:
-        return lucky
-    due = idle[best] >= arms[best].interval(allowed)
-    return best if arms[best].gain > 0 or due else None
+            return way, 0
+        if way != best:
+            due = min(due, ceil(wait) - idle[way])
+    return (best, 0) if arms[best].gain > 0 or due <= 0 else (None, due)

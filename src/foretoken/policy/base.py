@@ -53,6 +53,10 @@ class Policy(ABC):
     def budget(self, session: Session) -> Budget:
         """How much the drafter may propose now."""
 
+    def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
+        """`budget` for the sessions of one step."""
+        return [self.budget(session) for session in sessions]
+
     def go_on(self, session: Session, level: Level) -> bool:  # noqa: ARG002
         """Whether to draft another level below the one that was just drafted.
 
@@ -87,6 +91,15 @@ class Policy(ABC):
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
+
+
+def budgets_of(sessions: Sequence[Session]) -> list[Budget]:
+    """The budget of every session of a step; each policy is asked once for all of its own."""
+    found: dict[int, Budget] = {}
+    for policy in dict.fromkeys(session.policy for session in sessions):
+        theirs = [session for session in sessions if session.policy is policy]
+        found.update(zip(map(id, theirs), policy.budgets(theirs), strict=True))
+    return [found[id(session)] for session in sessions]
 
 
 def stopped(session: Session, budget: Budget, tree: DraftTree) -> DraftTree:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field
@@ -33,8 +34,11 @@ from foretoken.policy.arms import Arm, choose
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
+from foretoken.policy.joint import best_width, by_joint
 from foretoken.policy.ledger import Ledger
 from foretoken.policy.promises import Promises
+from foretoken.policy.rest import TELLS
+from foretoken.policy.ways import Ways
 from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
@@ -42,6 +46,7 @@ from foretoken.types import Budget, Level, Session, Step
 
 FEW = 4  # drafts that are made, as far as the debt allows, before their time is believed
 WINDOW = 0.01  # weight of the newest step in what promises are worth
+UNSEEN = Budget(0, unseen=True)
 DOUBT = 20.0  # promised tokens before the first is believed or not
 
 
@@ -77,39 +82,80 @@ class CostModel(Policy):
         self._nodes = OWN if options.nodes is None else options.nodes
         self.worth = None if curve is None else Worth(curve)
         self._promised, self._stood = DOUBT, DOUBT  # tokens, forgetting; equal before any was seen
-        self._arms: dict[tuple[str, str], Arm] = {}
-        self._idles: dict[str, dict[str, int]] = {}  # drafter -> way -> steps since it was asked
+        self._ways: dict[str, Ways] = {}  # by drafter
         self.promises = Promises()
 
     def budget(self, session: Session) -> Budget:
-        """Which way to ask the drafter, how much of it; or nothing."""
-        ledger = self._ledger(session)
-        ledger.way = None
-        most = Budget(self._nodes, self.options.depth)
+        """`budgets` of one."""
+        return self.budgets([session])[0]
+
+    def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
+        """Which way to ask each drafter, how much of it; or nothing. A drafter is asked for all its
+        sessions or for none, since they share its forwards and the target's."""
+        found: dict[int, Budget] = {}
+        for drafter in dict.fromkeys(session.drafter for session in sessions):
+            mine = [session for session in sessions if session.drafter is drafter]
+            for session, budget in zip(mine, self._together(drafter, mine), strict=True):
+                found[id(session)] = budget
+        return [found[id(session)] for session in sessions]
+
+    def _together(self, drafter: Drafter, sessions: Sequence[Session]) -> list[Budget]:
+        ledgers = [self._ledger(session) for session in sessions]
+        for ledger in ledgers:
+            ledger.way = "" if self.worth is None else None
         if self.worth is None:
-            ledger.way = ""
-            return most
-        worth, drafter = self.worth, session.drafter
-        plain = worth.share(session)
-        ways = {way: self._arm(drafter, way) for way in drafter.ways}
-        cheapest = drafter.ways[0]
-        rich = ledger.debt.owed <= -plain  # an unknown cost is paid from gains
-        arms = {
-            way: arm for way, arm in ways.items()
-            if (way == cheapest or arm.asked or rich) and self._worth_reading(session, way, arm)
-        }  # fmt: skip
+            return [Budget(self._nodes, self.options.depth)] * len(sessions)
+        ways, worth = self._ways_of(drafter), self.worth
+        lucky = [ledger.lucky for ledger in ledgers]
+        if not any(way is not None for way in lucky) and ways.rest.goes_on():
+            return [UNSEEN] * len(sessions)
+        worth.batch = max(worth.batch, len(sessions))
+        plain = fmean(worth.share(session) for session in sessions)
+        for ledger in ledgers:  # the time that nobody notices is a wall's: a batch shares it
+            ledger.debt.allowance = self.options.allowance / worth.batch
+        owed = fmean(ledger.debt.owed for ledger in ledgers)
+        rich = owed <= -plain  # an unknown cost is paid from gains
+        arms = {}
+        for way in ways.names:
+            arm = ways.arms[way]
+            open_to = [session for session in sessions if self._worth_reading(session, way, arm)]
+            if open_to and (way == ways.cheapest or arm.asked or rich):
+                arms[way] = arm
         allowed = self.options.slack * plain / 2
-        reading = {w: a.price(session, worth) for w, a in arms.items() if w not in ledger.met}
-        surplus = -ledger.debt.owed if rich else 0.0
-        seen = ledger.lucky, surplus, worth.pace, reading
-        way = choose(arms, self._idle(drafter), allowed, *seen) if arms else None
-        if way is None:
-            return Budget(0)
+        reading = {way: self._reading(sessions, way, arm) for way, arm in arms.items()}
+        seen = -owed if rich else 0.0, worth.pace, reading
+        chosen, due = choose(arms, ways.idle, allowed, *seen) if arms else (None, 1)
+        budgets = []
+        for session, own in zip(sessions, lucky, strict=True):
+            asked = chosen if chosen is not None else own
+            budgets.append(Budget(0) if asked is None else self._asked(session, asked))
+        if any(budget.nodes for budget in budgets):
+            return budgets
+        if chosen is not None:  # nobody could afford it
+            due = TELLS
+        return [UNSEEN] * len(sessions) if ways.leave(due, allowed) else budgets
+
+    def _asked(self, session: Session, way: str) -> Budget:
+        """How much of this way a session may ask for; nothing if it is too dear for this text."""
+        assert self.worth is not None
+        drafter, worth = session.drafter, self.worth
+        ways, arm = self._ways_of(drafter), self._arm(drafter, way)
+        if not self._worth_reading(session, way, arm):
+            if way == ways.cheapest or ways.arms[ways.cheapest].gain <= 0:
+                return Budget(0)
+            way, arm = ways.cheapest, ways.arms[ways.cheapest]
+        most = Budget(self._nodes, self.options.depth, way=way)
         if drafter.runs_model or drafter.emits != "point":
-            return self._deep(session, replace(most, way=way), worth)
+            return self._deep(session, most, worth)
         # asking alone would eat up what is allowed: there must be room for a node as well
-        least = ways[way].seconds + worth.share(session, 1)
-        return self._granted(session, replace(most, way=way), least, plain)
+        least = arm.seconds + worth.share(session, 1)
+        return self._granted(session, most, least, worth.share(session))
+
+    def _reading(self, sessions: Sequence[Session], way: str, arm: Arm) -> float:
+        """Tokens that reading the texts which the way has not met is worth, a session."""
+        assert self.worth is not None
+        new = [session for session in sessions if way not in self._ledger(session).met]
+        return sum(arm.price(session, self.worth) for session in new) / len(sessions)
 
     def _worth_reading(self, session: Session, way: str, arm: Arm) -> bool:
         """Whether the way was asked in this text, or the text is worth its reading."""
@@ -135,7 +181,7 @@ class CostModel(Policy):
         unknown = arm.depths.timed < FEW
         if not depth and not unknown:
             arm.gain = min(arm.gain, gain)
-            if self._idle(drafter)[most.way] < arm.interval(self.options.slack * plain / 2):
+            if self._ways_of(drafter).idle[most.way] < arm.interval(self.options.slack * plain / 2):
                 return Budget(0)
         if not depth or not arm.depths.timed:
             depth = 1  # a trial, or one of the first, when nobody knows what a level costs
@@ -169,7 +215,7 @@ class CostModel(Policy):
         ledger = self._ledger(session)
         if not budget.nodes or not ledger.debt.affords(seconds, plain):
             return Budget(0)
-        ledger.way, self._idle(session.drafter)[budget.way] = budget.way, 0
+        ledger.way, self._ways_of(session.drafter).idle[budget.way] = budget.way, 0
         return budget
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:
@@ -184,35 +230,19 @@ class CostModel(Policy):
         ]
         if self.worth is None:
             return [tree for _, tree in asked]
-        ranked = sorted(
-            ((joint, -node, i) for i, (_, joints) in enumerate(promised)
-             for node, joint in enumerate(joints)),
-            reverse=True,
-        )  # fmt: skip
-        taken = self._worth([joint for joint, _, _ in ranked], asked)
-        kept: list[list[int]] = [[] for _ in asked]
-        for _, node, i in ranked[:taken]:
-            kept[i].append(-node)
-        return [
-            self._kept(session, tree, q, nodes)
-            for (session, tree), (q, _), nodes in zip(asked, promised, kept, strict=True)
+        order = [by_joint(joints) for _, joints in promised]
+        ranked = [
+            [joints[n] for n in nodes] for (_, joints), nodes in zip(promised, order, strict=True)
         ]
-
-    def _worth(self, joints: list[float], asked: Sequence[tuple[Session, DraftTree]]) -> int:
-        """How many of the leading nodes: the best of all numbers, not the first that fails."""
-        assert self.worth is not None
         batch = max(len(asked), self.worth.batch)
         context = sum(len(session.tokens) for session, _ in asked) // len(asked)
-        line = self.worth.latency.line(context, batch + len(joints))
-        rate = self.worth.rate(line[batch] / batch)
-        kept = min(self._stood / self._promised, 1.0)
-        expected, best, taken = 0.0, 0.0, 0
-        for n, joint in enumerate(joints, start=1):
-            expected += joint
-            value = kept * expected - rate * (line[batch + n] - line[batch])
-            if value > best:
-                best, taken = value, n
-        return taken
+        line = self.worth.latency.line(context, batch * (1 + max(map(len, ranked))))
+        kept, rate = min(self._stood / self._promised, 1.0), self.worth.rate(line[batch] / batch)
+        width = best_width(ranked, kept, lambda n: rate * (line[batch * (1 + n)] - line[batch]))
+        return [
+            self._kept(session, tree, q, nodes[:width])
+            for (session, tree), (q, _), nodes in zip(asked, promised, order, strict=True)
+        ]
 
     def _kept(
         self, session: Session, tree: DraftTree, q: Sequence[float], nodes: list[int]
@@ -232,6 +262,9 @@ class CostModel(Policy):
 
     def observe(self, session: Session, step: Step) -> None:
         """Calibrate, settle the debt, update rate, latency and the arm that was asked."""
+        if step.budget.unseen and session.finish_reason is None:
+            self._rested(session, step)
+            return
         ledger, accepted = self._ledger(session), len(step.verdict.path)
         offer = ledger.offer if len(ledger.offer) else step.tree  # drawn drafts are never cut
         stood = self.promises.kept(session, offer, step, ledger) if len(offer) else 0
@@ -245,7 +278,10 @@ class CostModel(Policy):
         if len(step.tree) and step.tree.q:
             self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
             self._stood = (1.0 - WINDOW) * self._stood + accepted
-        if ledger.way is not None:
+        if ledger.way is None:
+            if step.fresh == 1 and not step.budget.unseen:
+                self._ways_of(session.drafter).rest.watched(step.seconds["draft"])
+        else:
             arm = self._arm_of(session)
             # a model reads the prompt for a session's first draft: later ones do not take so long
             first = ledger.way not in ledger.met
@@ -263,11 +299,24 @@ class CostModel(Policy):
                 levels[depth - 1] += 1
             arm.depths.observe(levels, stood, None if first else drafting, judged=accepted + 1)
 
-    def _idle(self, drafter: Drafter) -> dict[str, int]:
-        return self._idles.setdefault(drafter.name, {})
+    def _rested(self, session: Session, step: Step) -> None:
+        """A step of which nobody learns: as little as can be."""
+        assert self.worth is not None
+        ledger, self.worth.batch = self._ledger(session), step.batch
+        ledger.luck = 0
+        if self._ways_of(session.drafter).rest.tells():
+            self.worth.observe(session, step, 0.0)
+        plain = self.worth.share(session)
+        ledger.debt.settle(plain, plain, 1)
+
+    def _ways_of(self, drafter: Drafter) -> Ways:
+        ways = self._ways.get(drafter.name)
+        if ways is None or ways.names != tuple(drafter.ways):  # `load` may have known others
+            ways = self._ways[drafter.name] = Ways(drafter.ways, ways)
+        return ways
 
     def _arm(self, drafter: Drafter, way: str) -> Arm:
-        return self._arms.setdefault((drafter.name, way), Arm())
+        return self._ways_of(drafter).arms[way]
 
     def _arm_of(self, session: Session) -> Arm:
         return self._arm(session.drafter, self._ledger(session).way or "")
@@ -284,11 +333,16 @@ class CostModel(Policy):
         """Calibration and acceptance by level, by drafter."""
         return {
             "reliability": self.promises.state(),
-            "depths": [[*key, arm.depths.state()] for key, arm in self._arms.items()],
+            "depths": [
+                [name, way, arm.depths.state()]
+                for name, ways in self._ways.items()
+                for way, arm in ways.arms.items()
+            ],
         }
 
     def load(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
         self.promises.load(state.get("reliability", {}))
         for name, way, depths in state.get("depths", []):
-            self._arms.setdefault((name, way), Arm()).depths.load(depths)
+            ways = self._ways[name] = Ways([way], self._ways.get(name))
+            ways.arms[way].depths.load(depths)

@@ -24,10 +24,9 @@ class Worth:
         self._tokens, self._seconds, self._steps, self._written = 0.0, 0.0, 0.0, 0.0
 
     def share(self, session: Session, nodes: int = 0) -> float:
-        """Seconds of a step with so many drafted nodes; of a plain one with none."""
-        context = len(session.tokens)
-        others = self.latency(self.batch, context)
-        return others / self.batch + self.latency(self.batch + nodes, context) - others
+        """Seconds of a step with so many drafted nodes; of a plain one with none. Sessions that
+        ride together are as wide as the widest of them, so each has room for as many."""
+        return self.latency(self.batch * (1 + nodes), len(session.tokens)) / self.batch
 
     def rate(self, plain: float) -> float:
         """Tokens that a second is worth. plain: seconds of a plain step."""

@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 from foretoken.tree import DraftTree
 from foretoken.types import Scores
 
+CATCH_UP = 4  # a session with more fresh rows than this reads alone: padding would cost the others
+
 
 @runtime_checkable
 class KVCache(Protocol):
@@ -73,6 +75,19 @@ class Job:
     tree: DraftTree
     scored: int = 0  # leading nodes that the calls before have scored; the others are new
 
+    @property
+    def rows(self) -> int:
+        """New rows."""
+        return len(self.fresh) + len(self.tree) - self.scored
+
+
+def rows_together(jobs: Sequence[Job]) -> int:
+    """Rows that one `Target.score` of these jobs computes: sessions that ride together are padded
+    to the longest of them, and who reads a prompt goes alone."""
+    alone = [job.rows for job in jobs if len(job.fresh) > CATCH_UP and len(jobs) > 1]
+    riding = [job.rows for job in jobs if len(job.fresh) <= CATCH_UP or len(jobs) == 1]
+    return sum(alone) + len(riding) * max(riding, default=0)
+
 
 @runtime_checkable
 class Target(Protocol):
@@ -89,7 +104,8 @@ class Target(Protocol):
         """Memory for one session of at most `capacity` rows, draft included."""
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:
-        """One forward over every job's fresh tokens and draft (its new nodes, if it grows)."""
+        """One forward over every job's fresh tokens and draft (its new nodes, if it grows), of
+        `rows_together` rows."""
 
     def wait(self) -> None:
         """Return when all work that was started is done (for clocks; a CPU has nothing to do)."""

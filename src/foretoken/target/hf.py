@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foretoken.errors import CapabilityError, ConfigError
 from foretoken.target.attention import BITWISE, FOLDED
-from foretoken.target.base import Job
+from foretoken.target.base import CATCH_UP, Job
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.linear import PackedLinear
 from foretoken.target.pack import Packed, Packer, Rows
@@ -21,7 +21,6 @@ from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
 
-CATCH_UP = 4  # a session with more fresh rows than this reads alone: padding would cost the others
 MASKED = ("sdpa", "eager", FOLDED, BITWISE)  # attention implementations that obey a 4-D mask
 
 

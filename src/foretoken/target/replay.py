@@ -23,7 +23,7 @@ from torch import Tensor
 
 from foretoken.errors import ConfigError, ForetokenError
 from foretoken.learn.trace import Trace, TracedRequest
-from foretoken.target.base import Job
+from foretoken.target.base import Job, rows_together
 from foretoken.target.cost import CostCurve
 from foretoken.tree import DraftTree
 from foretoken.types import Scores
@@ -177,7 +177,7 @@ class ReplayTarget:
     def _charge(self, jobs: Sequence[Job]) -> None:
         """The clock goes on by what the forward takes, over the mean context of its sessions."""
         held = sum(job.cache.length for job in jobs) / len(jobs)
-        rows = sum(len(job.fresh) + len(job.tree) - job.scored for job in jobs)
+        rows = rows_together(jobs)
         prompts = sum(max(len(job.fresh) - 1, 0) for job in jobs)
         seconds = self.curve(rows, held)
         read = seconds - self.curve(rows - prompts, held + prompts / len(jobs))

@@ -172,7 +172,7 @@ def test_a_forward_takes_what_the_curve_says():
     one.keep([0])
     began = target.now()
     target.score([Job(one, [5], DraftTree.chain([6])), Job(two, [5], EMPTY)])
-    assert target.now() - began == pytest.approx(curve(3, (4 + 0) / 2))
+    assert target.now() - began == pytest.approx(curve(4, (4 + 0) / 2))  # as wide as the widest
     assert target.prompt_seconds == 0
     began = target.now()
     target.spend(2.5)
