@@ -129,6 +129,7 @@ class Session:
     stop: StopRule
     index: int = 0  # unique within the engine; random streams and stores are keyed by it
     finish_reason: str | None = None  # "stop" | "length" | "criteria" | "cancelled" | "error"
+    begun: bool = False  # whether the drafter knows of it
     unseen: int = 0  # how many of the last tokens the drafter has not been shown
     text_end: int | None = None  # characters of the decoded output to keep (a stop string cut it)
     logits: list[Tensor] = field(default_factory=list)  # [V] per token if request.keep_logits

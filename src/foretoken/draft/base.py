@@ -75,7 +75,8 @@ class Drafter(ABC):
             )
 
     def begin(self, session: Session) -> None:
-        """A session starts; its prompt is known."""
+        """A session starts; its prompt is known. One that starts and ends while the drafter is left
+        alone is not shown to it at all."""
 
     @abstractmethod
     def propose(self, session: Session, budget: Budget) -> DraftTree:

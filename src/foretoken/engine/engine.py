@@ -15,6 +15,7 @@ from foretoken.commit.text import TextStream
 from foretoken.draft.base import Context, Drafter
 from foretoken.engine.build import Method, build, check_request
 from foretoken.engine.loop import step
+from foretoken.engine.unseen import begin
 from foretoken.errors import ConfigError, ForetokenError
 from foretoken.learn.memory import Memory
 from foretoken.policy.base import Policy
@@ -157,7 +158,8 @@ class Engine:
         try:
             if isinstance(session.cache, NoCache):
                 session.cache = self.target.new_cache(session.cache.capacity)
-            session.drafter.begin(session)
+            if not session.policy.leaves(session.drafter):
+                begin(session)
         except BaseException:
             session.finish_reason = "error"
             session.cache.release()
@@ -212,7 +214,8 @@ class Engine:
         session.finish_reason = reason
         self.sessions.remove(session)
         try:
-            session.drafter.end(session)
+            if session.begun:
+                session.drafter.end(session)
         finally:
             if not session.request.keep_cache:
                 session.cache.release()

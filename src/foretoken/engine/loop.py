@@ -49,10 +49,9 @@ def draft(target: Target, sessions: Sequence[Session]) -> list[tuple[Budget, Dra
 
     A policy may cut what was proposed, where that cannot bias the draft (kind "point").
     """
-    wanted = zip(sessions, budgets_of(sessions), strict=True)
-    budgets = [allowance(target, session, budget) for session, budget in wanted]
+    budgets = [allowance(target, *one) for one in zip(sessions, budgets_of(sessions), strict=True)]
     for session, budget in zip(sessions, budgets, strict=True):
-        if session.unseen and not budget.unseen:
+        if not budget.unseen:
             show_unseen(session)
     trees = [EMPTY] * len(sessions)
     asked = [i for i, allowed in enumerate(budgets) if allowed.nodes]
@@ -76,6 +75,8 @@ def allowance(target: Target, session: Session, budget: Budget) -> Budget:
     """What of the policy's budget is allowed; it ends where text, context or memory would."""
     if session.policy.guard is not None:
         budget = session.policy.guard.granted(session, budget)
+    if not budget.nodes:
+        return budget
     held = len(session.tokens)
     depth = min(budget.depth, session.room - 1, target.max_context - held - 1)
     room = min(session.cache.capacity - held, target.max_draft)
@@ -105,8 +106,6 @@ def judge(
     )
     if budget.unseen:
         session.unseen += len(committed.tokens)
-        if session.finish_reason is not None:
-            show_unseen(session)
     else:
         session.drafter.observe(session, done)
     seconds["draft"] += clock.lap()  # learning is part of what drafting costs

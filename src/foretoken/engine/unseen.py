@@ -1,7 +1,8 @@
 """What a drafter missed while it was left alone (`Budget.unseen`), shown to it in one step.
 
-The text stands as if it had been a draft all of which was right, so that every observer finds each
-token where it looks for it; nobody drafted it, and nobody knows the target's rows any more.
+A session that came meanwhile is begun late, as it was when it came. The text stands as if it had
+been a draft all of which was right, so that every observer finds each token where it looks for it;
+nobody drafted it, and nobody knows the target's rows any more.
 """
 
 from __future__ import annotations
@@ -24,8 +25,23 @@ class UnknownScores(Scores):
         return none, [[] for _ in self.known]
 
 
+def begin(session: Session) -> None:
+    """Show the drafter the session as it came: with its prompt alone."""
+    written = session.output
+    del session.tokens[session.n_prompt :]
+    try:
+        session.drafter.begin(session)
+        session.begun = True
+    finally:
+        session.tokens += written
+
+
 def show_unseen(session: Session) -> None:
     """Let the drafter observe the text of `session.unseen`, which is 0 afterwards."""
+    if not session.begun:
+        begin(session)
+    if not session.unseen:
+        return
     count, session.unseen = session.unseen, 0
     context = len(session.tokens) - count
     *drafted, bonus = session.tokens[context:]

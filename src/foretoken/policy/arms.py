@@ -22,7 +22,7 @@ BLEND = 0.05  # weight of the newest step in an arm's averages
 HOPE = 8  # steps that the hope of a new way weighs
 MARGIN = 0.25  # tokens a step by which a dearer way must be ahead
 SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
-RARELY = 128  # steps after which a way that does not pay is tried again at the latest
+RARELY, LATEST = 128, 4.0  # steps and seconds after which a way is tried again at the latest
 TRIALS = 0.01  # share of the tokens that trials of a way which is behind may cost
 EARLY = 4  # times that share, until the way was asked HOPE times
 FADES = 0.9  # of what reading costs, with every text that was not read for it: it may have changed
@@ -47,9 +47,10 @@ class Arm:
         garbage, another one runs) is not taken for the way's own time."""
         return median(self.times) if self.times else 0.0
 
-    def interval(self, allowed: float) -> int:
-        """Steps between trials that may cost `allowed` seconds a step on average."""
-        return min(int(self.seconds / allowed) + 1, RARELY) if allowed > 0 else RARELY
+    def interval(self, allowed: float, latest: int = RARELY) -> int:
+        """Steps between trials that may cost `allowed` seconds a step on average; `latest` of them
+        at most."""
+        return min(int(self.seconds / allowed) + 1, latest) if allowed > 0 else latest
 
     def observe(self, gain: float) -> None:
         """A step in which it was asked, by its usual time."""
@@ -82,6 +83,7 @@ def choose(
     arms: Mapping[str, Arm],
     idle: dict[str, int],
     allowed: float,
+    latest: int = RARELY,
     surplus: float = 0.0,
     pace: float = 1.0,
     reading: Mapping[str, float] = MappingProxyType({}),
@@ -89,11 +91,11 @@ def choose(
     """The way to ask in now, None for none; and in how many steps, if nothing changes, one is due.
 
     arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
-    seconds a step that trials may cost on average. surplus: seconds of earlier gains, which pay for
-    trials that cost no more: a way that may be the best is tried every `SELDOM` steps, at once
-    until its average means something, and one that is behind so seldom that what is lost by it is a
-    small share of the tokens. pace: tokens of a step. reading: tokens that a way's first trial in
-    these texts costs beside.
+    seconds a step that trials may cost on average. latest: steps without one. surplus: seconds of
+    earlier gains, which pay for trials that cost no more: a way that may be the best is tried every
+    `SELDOM` steps, at once until its average means something, and one that is behind so seldom that
+    what is lost by it is a small share of the tokens. pace: tokens of a step. reading: tokens that
+    a way's first trial in these texts costs beside.
     """
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
@@ -101,13 +103,15 @@ def choose(
     for way in others:
         if arms[way].gain > arms[best].gain + MARGIN:
             best = way
-    due = arms[best].interval(allowed) - idle[best]
+    due = arms[best].interval(allowed, latest) - idle[best]
     for way, arm in arms.items():
         early = arm.asked < HOPE
         behind = max(arms[best].gain - arm.seen, 0.0) + reading.get(way, 0.0)
         share = TRIALS * (EARLY if early else 1) * pace
         paid = surplus > 0 and surplus >= arm.seconds
-        wait = max(0 if paid else arm.interval(allowed), 0 if early else SELDOM, behind / share)
+        wait = max(
+            0 if paid else arm.interval(allowed, latest), 0 if early else SELDOM, behind / share
+        )
         if way != best and idle[way] >= wait:
             return way, 0
         if way != best:

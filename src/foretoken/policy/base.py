@@ -49,6 +49,11 @@ class Policy(ABC):
         a policy needs of a drafter's folder and does not find is refused at once (ConfigError,
         ArtifactError)."""
 
+    def leaves(self, drafter: Drafter) -> bool:  # noqa: ARG002
+        """Whether the drafter is left alone now (`Budget.unseen`): a session that comes is shown to
+        it when it is next asked or shown anything."""
+        return False
+
     @abstractmethod
     def budget(self, session: Session) -> Budget:
         """How much the drafter may propose now."""
@@ -95,8 +100,11 @@ class Policy(ABC):
 
 def budgets_of(sessions: Sequence[Session]) -> list[Budget]:
     """The budget of every session of a step; each policy is asked once for all of its own."""
+    policies = dict.fromkeys(session.policy for session in sessions)
+    if len(policies) == 1:
+        return sessions[0].policy.budgets(sessions)
     found: dict[int, Budget] = {}
-    for policy in dict.fromkeys(session.policy for session in sessions):
+    for policy in policies:
         theirs = [session for session in sessions if session.policy is policy]
         found.update(zip(map(id, theirs), policy.budgets(theirs), strict=True))
     return [found[id(session)] for session in sessions]

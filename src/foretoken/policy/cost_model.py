@@ -30,20 +30,21 @@ from pydantic import Field
 
 from foretoken import types
 from foretoken.draft.base import Drafter
-from foretoken.policy.arms import Arm, choose
+from foretoken.policy.arms import LATEST, RARELY, Arm, choose
 from foretoken.policy.base import Policy
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
 from foretoken.policy.joint import best_width, by_joint
 from foretoken.policy.ledger import Ledger
 from foretoken.policy.promises import Promises
-from foretoken.policy.rest import TELLS
+from foretoken.policy.rest import LONGEST, TELLS
 from foretoken.policy.ways import Ways
 from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Level, Session, Step
 
+TRYING = 4  # sessions of a batch that try what does not pay
 FEW = 4  # drafts that are made, as far as the debt allows, before their time is believed
 WINDOW = 0.01  # weight of the newest step in what promises are worth
 UNSEEN = Budget(0, unseen=True)
@@ -85,6 +86,10 @@ class CostModel(Policy):
         self._ways: dict[str, Ways] = {}  # by drafter
         self.promises = Promises()
 
+    def leaves(self, drafter: Drafter) -> bool:
+        """See `Policy`."""
+        return self._ways_of(drafter).rest.lasts
+
     def budget(self, session: Session) -> Budget:
         """`budgets` of one."""
         return self.budgets([session])[0]
@@ -92,8 +97,11 @@ class CostModel(Policy):
     def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
         """Which way to ask each drafter, how much of it; or nothing. A drafter is asked for all its
         sessions or for none, since they share its forwards and the target's."""
+        drafters = dict.fromkeys(session.drafter for session in sessions)
+        if len(drafters) == 1:
+            return self._together(sessions[0].drafter, sessions)
         found: dict[int, Budget] = {}
-        for drafter in dict.fromkeys(session.drafter for session in sessions):
+        for drafter in drafters:
             mine = [session for session in sessions if session.drafter is drafter]
             for session, budget in zip(mine, self._together(drafter, mine), strict=True):
                 found[id(session)] = budget
@@ -110,7 +118,7 @@ class CostModel(Policy):
         if not any(way is not None for way in lucky) and ways.rest.goes_on():
             return [UNSEEN] * len(sessions)
         worth.batch = max(worth.batch, len(sessions))
-        plain = fmean(worth.share(session) for session in sessions)
+        ways.plain = plain = fmean(worth.share(session) for session in sessions)
         for ledger in ledgers:  # the time that nobody notices is a wall's: a batch shares it
             ledger.debt.allowance = self.options.allowance / worth.batch
         owed = fmean(ledger.debt.owed for ledger in ledgers)
@@ -121,19 +129,39 @@ class CostModel(Policy):
             open_to = [session for session in sessions if self._worth_reading(session, way, arm)]
             if open_to and (way == ways.cheapest or arm.asked or rich):
                 arms[way] = arm
-        allowed = self.options.slack * plain / 2
+        allowed, latest = self._trials(plain)
         reading = {way: self._reading(sessions, way, arm) for way, arm in arms.items()}
         seen = -owed if rich else 0.0, worth.pace, reading
-        chosen, due = choose(arms, ways.idle, allowed, *seen) if arms else (None, 1)
+        chosen, due = choose(arms, ways.idle, allowed, latest, *seen) if arms else (None, 1)
+        asking = {} if chosen is None else self._asking(sessions, ways, chosen)
+        left = UNSEEN if ways.rest.dear(allowed) else Budget(0)
         budgets = []
         for session, own in zip(sessions, lucky, strict=True):
-            asked = chosen if chosen is not None else own
-            budgets.append(Budget(0) if asked is None else self._asked(session, asked))
-        if any(budget.nodes for budget in budgets):
-            return budgets
-        if chosen is not None:  # nobody could afford it
-            due = TELLS
-        return [UNSEEN] * len(sessions) if ways.leave(due, allowed) else budgets
+            wanted = asking.get(session.index, own)
+            budgets.append(left if wanted is None else self._asked(session, wanted))
+        count = sum(1 for budget in budgets if budget.nodes)
+        for ledger in ledgers:
+            ledger.askers = count
+        if not count and left is UNSEEN:
+            if chosen is not None:  # nobody could afford it
+                due = TELLS if ways.arms[chosen].gain > 0 else LONGEST
+            ways.leave(due)
+            return [UNSEEN] * len(sessions)
+        return budgets
+
+    def _asking(self, sessions: Sequence[Session], ways: Ways, way: str) -> dict[int, str]:
+        """Who asks, by index: all where it pays, else a few, who can best afford a trial; what a
+        dear way costs, one finds out for all."""
+        most = len(sessions) if ways.arms[way].gain > 0 else TRYING
+        if way != ways.cheapest and not ways.arms[way].asked:
+            most = 1
+        able = sorted(sessions, key=lambda session: self._ledger(session).debt.owed)
+        return {session.index: way for session in able[:most]}
+
+    def _trials(self, plain: float) -> tuple[float, int]:
+        """(seconds a step that trials of what does not pay may cost, most steps without one)."""
+        assert self.worth is not None
+        return self.options.slack * plain / 2, max(RARELY, int(LATEST / plain / self.worth.batch))
 
     def _asked(self, session: Session, way: str) -> Budget:
         """How much of this way a session may ask for; nothing if it is too dear for this text."""
@@ -181,7 +209,7 @@ class CostModel(Policy):
         unknown = arm.depths.timed < FEW
         if not depth and not unknown:
             arm.gain = min(arm.gain, gain)
-            if self._ways_of(drafter).idle[most.way] < arm.interval(self.options.slack * plain / 2):
+            if self._ways_of(drafter).idle[most.way] < arm.interval(*self._trials(plain)):
                 return Budget(0)
         if not depth or not arm.depths.timed:
             depth = 1  # a trial, or one of the first, when nobody knows what a level costs
@@ -290,7 +318,9 @@ class CostModel(Policy):
             known = not first or arm.asked > 0  # else nobody knows what of it was reading
             if known:
                 arm.times.append(drafting - reading)
-            gain = accepted - self.worth.rate(plain) * (spent - drafting + arm.seconds - plain)
+            # those who ask bear the whole of what the wider forward takes
+            wider = (spent - drafting - plain) * step.batch / ledger.askers
+            gain = accepted - self.worth.rate(plain) * (wider + arm.seconds)
             ledger.lucky = ledger.way if gain > 0 else None
             if known:
                 arm.observe(gain)
@@ -303,11 +333,10 @@ class CostModel(Policy):
         """A step of which nobody learns: as little as can be."""
         assert self.worth is not None
         ledger, self.worth.batch = self._ledger(session), step.batch
-        ledger.luck = 0
-        if self._ways_of(session.drafter).rest.tells():
+        ways, ledger.luck = self._ways_of(session.drafter), 0
+        if ways.rest.tells(step.batch):
             self.worth.observe(session, step, 0.0)
-        plain = self.worth.share(session)
-        ledger.debt.settle(plain, plain, 1)
+        ledger.debt.settle(ways.plain, ways.plain, 1)
 
     def _ways_of(self, drafter: Drafter) -> Ways:
         ways = self._ways.get(drafter.name)

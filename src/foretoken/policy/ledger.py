@@ -16,6 +16,7 @@ class Ledger:
     luck: int = 0  # accepted tokens of the last step
     lucky: str | None = None  # the way that the last step was drafted in, if that paid
     way: str | None = None  # of the proposal under way; None: nothing was asked
+    askers: int = 1  # sessions of the step that ask
     offer: DraftTree = EMPTY  # the proposal under way, whole
     level: list[float] = field(default_factory=list)  # its last level: probability of each path
     met: set[str] = field(default_factory=set)  # ways that it was asked in

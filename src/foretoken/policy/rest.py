@@ -14,7 +14,7 @@ from statistics import median
 
 ENOUGH, SAMPLES = 3, 15
 LONGEST = 64  # steps of one rest: what a trial takes, and what may be risked, change meanwhile
-TELLS = 8  # of so many steps of a rest one tells how long a forward takes
+TELLS = 8  # of so many forwards of a rest one tells how long it took
 
 
 class Rest:
@@ -29,14 +29,20 @@ class Rest:
         """It was shown a step in which it was not asked, which took so long."""
         self._watching.append(seconds)
 
-    def begin(self, due: int, allowed: float) -> int:
+    def dear(self, allowed: float) -> bool:
+        """Whether watching takes more than so many seconds of a step."""
+        return len(self._watching) >= ENOUGH and median(self._watching) > allowed
+
+    def begin(self, due: int) -> int:
         """Nothing is asked now, nor in the next steps before the trial that is due in `due` of
-        them. allowed: seconds of a step that watching may take. Gives for how many steps beside
-        this one the drafter rests; -1 if it goes on watching."""
-        if len(self._watching) < ENOUGH or median(self._watching) <= allowed:
-            return -1
-        self._left = min(due - 1, LONGEST)
+        them. Gives for how many steps beside this one the drafter rests."""
+        self._left = max(min(due - 1, LONGEST), 0)
         return self._left
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the next step of a session falls into the rest."""
+        return self._left > 0
 
     def goes_on(self) -> bool:
         """Whether a step of a session falls into the rest; counts it."""
@@ -45,7 +51,7 @@ class Rest:
         self._left -= 1
         return True
 
-    def tells(self) -> bool:
-        """Whether this step of the rest is one to measure."""
+    def tells(self, batch: int) -> bool:
+        """Whether this step of a session, one of so many of the rest's forward, is to be measured."""
         self._steps += 1
-        return self._steps % TELLS == 0
+        return self._steps % (TELLS * batch) == 0

@@ -18,11 +18,12 @@ class Ways:
         self.arms: dict[str, Arm] = {**before, **{n: before.get(n) or Arm() for n in names}}
         self.idle: dict[str, int] = {}  # way -> steps since it was asked
         self.rest = Rest()
+        self.plain = (
+            0.0  # seconds of a plain step, a session's share, when last anything was chosen
+        )
 
-    def leave(self, due: int, allowed: float) -> bool:
-        """Nothing is asked now, nor for `due` steps. Whether the drafter misses them, too; allowed:
-        seconds of a step that watching may take."""
-        steps = self.rest.begin(due, allowed)
-        for way in self.idle if steps > 0 else ():
+    def leave(self, due: int) -> None:
+        """Nothing is asked now, nor before the trial that is due in so many steps."""
+        steps = self.rest.begin(due)
+        for way in self.idle:
             self.idle[way] += steps
-        return steps >= 0

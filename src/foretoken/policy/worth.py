@@ -21,6 +21,7 @@ class Worth:
     def __init__(self, curve: CostCurve) -> None:
         self.latency = Latency(curve)
         self.batch = 1  # sessions of the last step
+        self._forward = 0.0  # a session's share of the last one
         self._tokens, self._seconds, self._steps, self._written = 0.0, 0.0, 0.0, 0.0
 
     def share(self, session: Session, nodes: int = 0) -> float:
@@ -49,7 +50,9 @@ class Worth:
         of a noisy clock. Reading a prompt, which is done in any case, counts for a plain step.
         """
         self.batch = step.batch
-        if step.fresh == 1:
+        # each session of a batch tells of the same forward
+        if step.fresh == 1 and step.seconds["target"] != self._forward:
+            self._forward = step.seconds["target"]
             self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
         plain = self.latency(step.batch, step.context) / step.batch
         rows = step.rows if step.fresh == 1 else step.batch

@@ -1,6 +1,6 @@
 """cost-model: the best number of nodes, no drafting that does not pay, and calibrated promises."""
 
-from itertools import product
+from itertools import count, product
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +18,7 @@ def curve(*points):
     return CostCurve(rows=tuple(range(1, len(points) + 1)), contexts=(1,), seconds=(points,))
 
 
+INDICES = count()
 FREE = curve(1.0, 1.0)
 DEAR = curve(1.0, 3.0, 5.0)
 
@@ -38,6 +39,7 @@ def session(calibrated=True, **drafter):
     told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point",
             "gives": frozenset(), **drafter}  # fmt: skip
     return SimpleNamespace(
+        index=next(INDICES),
         tokens=[0] * 50,
         memo={},
         drafter=Stub(calibrated=calibrated, **told),
