@@ -52,6 +52,6 @@ class Rest:
         return True
 
     def tells(self, batch: int) -> bool:
-        """Whether this step of a session, one of so many of the rest's forward, is to be measured."""
+        """Whether a session's step, one of so many of a forward in the rest, is to be measured."""
         self._steps += 1
         return self._steps % (TELLS * batch) == 0

@@ -1,29 +1,130 @@
-"""A drafter's ways of drafting, as cost-model holds them, and when it is left alone altogether."""
+"""A drafter's ways of drafting, as cost-model holds them: who asks in which way, and when nobody.
+
+A way that pays is asked for all sessions of a step, since they share its forwards and the target's.
+One that does not is tried by a few, who can best afford it; what a dear way costs, one session
+finds out for all. A text that a way would have to read first must be worth that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
-from foretoken.policy.arms import Arm
-from foretoken.policy.rest import Rest
+from foretoken.policy.arms import LATEST, RARELY, Arm, choose
+from foretoken.policy.ledger import Ledger
+from foretoken.policy.rest import LONGEST, TELLS, Rest
+from foretoken.policy.worth import Worth
+from foretoken.tree import DraftTree
+from foretoken.types import Session, Step
+
+TRYING = 4  # sessions of a batch that try what does not pay
+
+Rider = tuple[Session, Ledger]
 
 
 class Ways:
-    """Of one drafter, with all its sessions. names: of its ways, cheapest first. known: ways that
-    were loaded, of this drafter or of one that had other ways."""
+    """Of one drafter, with all its sessions.
 
-    def __init__(self, names: Sequence[str], known: Ways | None = None) -> None:
-        self.names, self.cheapest = tuple(names), names[0]
+    names: of its ways, cheapest first. slack: share of the time that may be lost. known: ways that
+    were loaded, of this drafter or of one that had other ways.
+    """
+
+    def __init__(self, names: Sequence[str], slack: float, known: Ways | None = None) -> None:
+        self.names, self.cheapest, self.slack = tuple(names), names[0], slack
         before = known.arms if known is not None else {}
         self.arms: dict[str, Arm] = {**before, **{n: before.get(n) or Arm() for n in names}}
         self.idle: dict[str, int] = {}  # way -> steps since it was asked
         self.rest = Rest()
-        self.plain = (
-            0.0  # seconds of a plain step, a session's share, when last anything was chosen
-        )
+        self.plain = 0.0  # seconds of a plain step when last anything was chosen, a session's share
+        self._due, self._chosen = 1, ""  # steps to the next trial; the way that was chosen
 
-    def leave(self, due: int) -> None:
-        """Nothing is asked now, nor before the trial that is due in so many steps."""
+    def choose(self, riders: Sequence[Rider], worth: Worth) -> list[str | None]:
+        """The way that each session asks in now; None: not at all. A session whose last step paid
+        goes on, whatever the average says."""
+        self.plain = fmean(worth.share(session) for session, _ in riders)
+        owed = fmean(ledger.debt.owed for _, ledger in riders)
+        rich = owed <= -self.plain  # an unknown cost is paid from gains
+        arms = {
+            way: self.arms[way]
+            for way in self.names
+            if (way == self.cheapest or self.arms[way].asked or rich)
+            and self._open_to(riders, way, worth)
+        }
+        reading = {way: self._reading(riders, way, worth) for way in arms}
+        allowed, latest = self.trials(worth)
+        seen = -owed if rich else 0.0, worth.pace, reading
+        way, self._due = choose(arms, self.idle, allowed, latest, *seen) if arms else (None, 1)
+        self._chosen, asking = way or "", set[int]()
+        if way is not None:
+            most = len(riders) if arms[way].gain > 0 else TRYING
+            if way != self.cheapest and not arms[way].asked:
+                most = 1
+            able = sorted(riders, key=lambda rider: rider[1].debt.owed)
+            asking = {session.index for session, _ in able[:most]}
+        return [way if session.index in asking else ledger.lucky for session, ledger in riders]
+
+    def trials(self, worth: Worth) -> tuple[float, int]:
+        """(seconds a step that trials of what does not pay may cost, most steps without one)."""
+        return self.slack * self.plain / 2, max(RARELY, int(LATEST / self.plain / worth.batch))
+
+    def is_open(self, session: Session, ledger: Ledger, way: str, worth: Worth) -> bool:
+        """Whether the way was asked in this text, or the text is worth its reading."""
+        arm = self.arms[way]
+        if way in ledger.met or not arm.readings:
+            return True
+        if arm.gain * worth.steps_left(session) > arm.price(session, worth):
+            return True
+        if way not in ledger.passed:
+            ledger.passed.add(way)
+            arm.pass_over()
+        return False
+
+    def _open_to(self, riders: Sequence[Rider], way: str, worth: Worth) -> int:
+        return sum(self.is_open(session, ledger, way, worth) for session, ledger in riders)
+
+    def _reading(self, riders: Sequence[Rider], way: str, worth: Worth) -> float:
+        """Tokens that reading the texts which the way has not met is worth, a session."""
+        new = [session for session, ledger in riders if way not in ledger.met]
+        return sum(self.arms[way].price(session, worth) for session in new) / len(riders)
+
+    @property
+    def dear(self) -> bool:
+        """Whether a drafter that is not asked had better not watch, either."""
+        return self.rest.dear(self.slack * self.plain / 2)
+
+    def leave(self) -> None:
+        """Nobody asks, now or before the next trial is due; or until a debt is worn off, where
+        somebody would have asked."""
+        due = self._due
+        if self._chosen in self.arms:
+            due = TELLS if self.arms[self._chosen].gain > 0 else LONGEST
         steps = self.rest.begin(due)
         for way in self.idle:
             self.idle[way] += steps
+
+    def observe(
+        self, ledger: Ledger, step: Step, offer: DraftTree, stood: int, rate: float, wider: float
+    ) -> None:
+        """A step in which a session asked. offer: the whole draft; stood: levels of it that the
+        text went through; rate: tokens that a second is worth; wider: seconds that its forward took
+        beyond a plain one, a session's share."""
+        assert ledger.way is not None
+        arm, drafting = self.arms[ledger.way], step.seconds["draft"]
+        # a model reads the prompt for a session's first draft: later ones do not take so long
+        first = ledger.way not in ledger.met
+        ledger.met.add(ledger.way)
+        reading = arm.beyond(drafting, step.context) if first and arm.asked else 0.0
+        known = not first or arm.asked > 0  # else nobody knows what of it was reading
+        if known:
+            arm.times.append(drafting - reading)
+        # those who ask bear the whole of what the wider forward takes
+        wider *= step.batch / ledger.askers
+        gain = len(step.verdict.path) - rate * (wider + arm.seconds)
+        ledger.lucky = ledger.way if gain > 0 else None
+        if known:
+            arm.observe(gain)
+        levels = [0] * offer.depth
+        for depth in offer.depths:
+            levels[depth - 1] += 1
+        judged = len(step.verdict.path) + 1
+        arm.depths.observe(levels, stood, None if first else drafting, judged)
