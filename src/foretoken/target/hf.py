@@ -14,6 +14,7 @@ from foretoken.errors import CapabilityError, ConfigError
 from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.base import CATCH_UP, Job
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
+from foretoken.target.lean import lean
 from foretoken.target.linear import PackedLinear
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, Shapes
@@ -79,6 +80,7 @@ class HFTarget:
         )
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
+        self._lean = lean(model, self._windows)
         self._hidden: Tensor | None = None  # [B, keep, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)
@@ -87,7 +89,8 @@ class HFTarget:
     def how(self) -> str:
         """How forwards run, for cost curves and reports."""
         packed = any(isinstance(m, PackedLinear) for m in self.model.modules())
-        parts = [self.model.config._attn_implementation, "packed" * packed, self.exact]
+        names = [self.model.config._attn_implementation, "lean" * (self._lean is not None)]
+        parts = [*names, "packed" * packed, self.exact]
         return " ".join(part for part in parts if part)
 
     @torch.inference_mode()
@@ -211,6 +214,8 @@ class HFTarget:
         """Logits [B, keep, V] of the last `keep` rows."""
         n, length = packed.ids.shape[1], next(iter(packed.masks.values())).shape[-1]
         self.pool.place(lo, starts, n, length)
+        if self._lean is not None:
+            return self._lean(packed.ids, packed.positions, packed.masks, self.pool, keep)
         extra = {"logits_to_keep": keep} if keep < n else {}
         logits: Tensor = self.model(
             input_ids=packed.ids,
