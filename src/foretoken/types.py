@@ -191,6 +191,12 @@ class Level:
     # [m] whose rows those are: places in the level before; () at depth 1, where it is the root's
     rows: Sequence[int] = ()
 
+    def paths(self, q: Sequence[float], above: Sequence[float]) -> list[float]:
+        """[k] of each node's path, if its own probability is q and that of the paths in the level
+        before `above` ([1.0] at depth 1)."""
+        rows = self.rows or [0] * len(above)
+        return [p * above[rows[parent]] for p, parent in zip(q, self.parents, strict=True)]
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -56,6 +56,10 @@ class PeerEngine:
             self._written(prompt, n + 1, {**words, "seed": s}) for s in range(seed, seed + count)
         ]
 
+    def close(self) -> None:
+        """End its process."""
+        self.remote.close()
+
     def _written(self, prompt: Sequence[int], n: int, words: Mapping[str, Any]) -> list[int]:
         texts: list[list[int]] = self.remote.write([list(prompt)], [n], words)["tokens"]
         return texts[0]

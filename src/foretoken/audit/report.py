@@ -11,7 +11,9 @@ from pydantic import Field
 
 from foretoken.types import Options
 
-Verdict = Literal["exact as far as tested", "a fault was found", "nothing was tested"]
+Verdict = Literal[
+    "exact as far as tested", "a fault was found", "nothing was tested", "it broke off"
+]
 
 
 class Difference(Options):
@@ -85,6 +87,7 @@ class EngineResult(Options):
     greedy: GreedyResult | None = None
     sampling: SamplingResult | None = None
     skipped: dict[str, str] = Field(default_factory=dict)  # greedy or sampling -> why not
+    error: str = ""  # what the engine said when it broke off; what follows was not tested
 
     @property
     def failed(self) -> bool:
@@ -97,6 +100,8 @@ class EngineResult(Options):
         """In words."""
         if self.failed:
             return "a fault was found"
+        if self.error:
+            return "it broke off"
         tested = (self.greedy is not None and self.greedy.tokens) or self.sampling is not None
         return "exact as far as tested" if tested else "nothing was tested"
 
@@ -164,5 +169,5 @@ class AuditReport(Options):
 
     @property
     def failed(self) -> bool:
-        """Whether a fault was found."""
-        return self.unsound or any(engine.failed for engine in self.engines)
+        """Whether a fault was found, or an engine broke off."""
+        return self.unsound or any(engine.failed or engine.error for engine in self.engines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +21,7 @@ from foretoken.audit.report import AuditReport, EngineResult, Plan, Planted, Sam
 from foretoken.audit.sampling import FEWEST, judge_ids, judge_texts, plan
 from foretoken.audit.statistics import LEVEL
 from foretoken.audit.words import Speller, compare_greedy
+from foretoken.errors import ConfigError, first_line
 
 ROUND = 256  # samples asked for at once; between rounds an interrupt keeps what there is
 INTERVAL = f"{LEVEL:.0%}, McDiarmid's bound, over the cells; no assumption, hence wide"
@@ -66,16 +68,18 @@ class Audit:
         self.law: Law | None = None
         self._seed = setup.sampling.seed
 
-    def run(self, open_engines: Sequence[Callable[[], Subject]]) -> None:
-        """Everything. Ctrl-C ends it with what was finished."""
+    def run(self, open_engines: Mapping[str, Callable[[], Subject]]) -> None:
+        """Everything, engine by engine, by the names that they were asked for. One that breaks off
+        is reported, and the next one is audited. Ctrl-C ends it with what was finished. Raises
+        ConfigError for what cannot be asked for."""
         start = perf_counter()
         try:
             if self.wanted.sampling:
                 self._plan(len(open_engines) + self.wanted.self_test)
             if self.wanted.self_test and self.law is not None:
                 self._self_test(self.law)
-            for open_engine in open_engines:
-                self._audit(open_engine())
+            for name, open_engine in open_engines.items():
+                self._audit(name, open_engine)
         except KeyboardInterrupt:
             self._update(interrupted=True)
         self._update(seconds=perf_counter() - start)
@@ -106,24 +110,35 @@ class Audit:
             if not whole:
                 raise KeyboardInterrupt
 
-    def _audit(self, subject: Subject) -> None:
+    def _audit(self, name: str, open_engine: Callable[[], Subject]) -> None:
         """The parts of one engine; each part that is finished is kept."""
-        result = EngineResult(engine=subject.name, what=subject.what, skipped=dict(subject.cannot))
+        found: dict[str, Any] = {"engine": name}
         before = self.report.engines
-        try:
-            if self.wanted.greedy and "greedy" not in subject.cannot:
-                greedy = Greedy(self.setup.reference, decoder(self.setup.tokenizer))
-                try:
-                    self._greedy(subject, greedy)
-                finally:
-                    result = result.model_copy(update={"greedy": greedy.result})
-            if self.law is not None and "sampling" not in subject.cannot:
-                found, whole = self._sampled(subject, subject.name)
-                result = result.model_copy(update={"sampling": found})
-                if not whole:
-                    raise KeyboardInterrupt
-        finally:
-            self._update(engines=[*before, result])
+        with ExitStack() as stack:
+            try:
+                subject = open_engine()
+                stack.callback(getattr(subject, "close", lambda: None))
+                self._parts(subject, found)
+            except ConfigError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever an engine raises is a finding
+                found["error"] = first_line(error) or type(error).__name__
+            finally:
+                self._update(engines=[*before, EngineResult(**found)])
+
+    def _parts(self, subject: Subject, found: dict[str, Any]) -> None:
+        """Fill the fields of an engine's result, as far as it goes."""
+        found.update(engine=subject.name, what=subject.what, skipped=dict(subject.cannot))
+        if self.wanted.greedy and "greedy" not in subject.cannot:
+            greedy = Greedy(self.setup.reference, decoder(self.setup.tokenizer))
+            try:
+                self._greedy(subject, greedy)
+            finally:
+                found["greedy"] = greedy.result
+        if self.law is not None and "sampling" not in subject.cannot:
+            found["sampling"], whole = self._sampled(subject, subject.name)
+            if not whole:
+                raise KeyboardInterrupt
 
     def _greedy(self, subject: Subject, greedy: Greedy) -> None:
         self.watch.phase(f"{subject.name}: greedy", len(self.prompts))

@@ -167,8 +167,10 @@ def _fault(planted: Planted) -> tuple[str, ...]:
 def _engine(engine: EngineResult) -> list[Block]:
     out: list[Block] = [
         Heading(f"Engine {engine.engine}"),
-        Text(f"{engine.verdict}. {engine.what}", bad=engine.failed),
+        Text(f"{engine.verdict}. {engine.what}", bad=engine.failed or bool(engine.error)),
     ]
+    if engine.error:
+        out.append(Text(f"It broke off, and was not asked again: {engine.error}", bad=True))
     out += [Text(f"Not asked for {what}: {why}.") for what, why in engine.skipped.items()]
     if engine.greedy is not None:
         out += _greedy(engine.greedy)

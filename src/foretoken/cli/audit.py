@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,7 +153,8 @@ class PageOptions:
 
 @grouped
 def audit(what: AuditOptions, how: HowOptions, out: PageOptions) -> None:
-    """Is this engine exact? Exit code 0: as far as tested; 1: a fault was found.
+    """Is this engine exact? Exit code 0: as far as tested; 1: a fault was found, or an engine broke
+    off.
 
     Greedy text is compared with the model's own choices token by token, sampled text with the
     model's exact probabilities. Tables go to stderr.
@@ -183,7 +185,7 @@ def _run(what: AuditOptions, how: HowOptions, command: str, console: Console) ->
     from foretoken.target.load import DTYPES, choose_device
 
     sampling, wanted = how.settings(), how.wanted(what.self_test)
-    openers = [parse(name, what.policy) for name in what.engine or DEFAULT]
+    openers = {name: parse(name, what.policy) for name in what.engine or DEFAULT}
     if what.dtype not in DTYPES:
         raise ConfigError("dtype", what.dtype, f"one of {', '.join(DTYPES)}")
     files = (
@@ -206,7 +208,7 @@ def _run(what: AuditOptions, how: HowOptions, command: str, console: Console) ->
     report = empty_report(setup, wanted, len(prompts), [file.name for file in files], command)
     with progress(console) as watch:
         run = Audit(setup, wanted, prompts, report, watch)
-        run.run([lambda opener=opener: opener(setup) for opener in openers])  # type: ignore[misc]
+        run.run({name: partial(opener, setup) for name, opener in openers.items()})
     return run.report
 
 

@@ -19,8 +19,6 @@ from foretoken.draft.base import Context
 from foretoken.draft.mix import SOURCES, Mix
 
 BESIDE = {"rest.store": "rest", "drafter": "lm-top-k"}  # what lies beside the weights -> source
-# a model's first levels bring most, and the cheap sources reach deep for nothing
-SHALLOW = {"lm-top-k": {"depth": 4}}
 
 
 class Auto(Mix):
@@ -39,9 +37,7 @@ class Auto(Mix):
     def __init__(self, options: Any, context: Context) -> None:
         if options.sources is None:
             chosen = (*SOURCES, *found(context.assets))
-            given = {name: how for name, how in SHALLOW.items() if name in chosen}
-            update = {"sources": chosen, "source_options": {**given, **options.source_options}}
-            options = options.model_copy(update=update)
+            options = options.model_copy(update={"sources": chosen})
         super().__init__(options, context)
 
 

@@ -12,14 +12,15 @@ many fixed ones there are is settled before anything is drawn, and a fixed child
 sibling goes (after a rejection it could not stand).
 Source: own; fusion after RASD (2503.03434).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
-the way "all" and left out in the way "free", so that a policy may save their time. What is learned
+the way "all" and left out in the way "free", so that a policy may save their time; one that drafts
+level by level asks whether to go on (`Budget.go_on`), as it does alone. What is learned
 of the sources is kept by `scope`, as what they learn themselves.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -32,8 +33,9 @@ from foretoken.draft.base import Context, Drafter
 from foretoken.draft.candidates import Candidates, Judge
 from foretoken.draft.scopes import Scope, Scopes
 from foretoken.errors import ConfigError
+from foretoken.learn.calibration import recent
 from foretoken.tree import EMPTY, DraftTree
-from foretoken.types import Budget, Session, Step
+from foretoken.types import Budget, Level, Session, Step
 
 SOURCES = ("aded", "suffix-store", "token-recycling", "predicted")
 DRAWN = ("without_replacement", "mixed")
@@ -83,6 +85,9 @@ class Mix(Drafter):
         self.judges = Scopes(options.scope, partial(Judge, self.names), MOST_BINS)
         self.needs = frozenset().union(*(part.needs for part in self.parts))
         self.ways = ("free", "all") if len({p.runs_model for p in self.parts}) == 2 else ("",)
+        models = [part for part in self.parts if part.runs_model]
+        if models and all("levels" in part.gives for part in models):
+            self.gives = frozenset({"levels"})  # of the models: the others draft for nothing
         self._drawn = [i for i, part in enumerate(self.parts) if part.emits != "point"]
         if self._drawn:
             self.emits, self.verifier = "mixed", "mixed"
@@ -145,7 +150,7 @@ class Mix(Drafter):
                 and not (part.runs_model and budget.way == "free")
             ]  # fmt: skip
             if mine:
-                trees = part.propose_batch([(asked[k][0], self._share(asked[k][1])) for k in mine])
+                trees = part.propose_batch([self._share(i, *asked[k]) for k in mine])
                 for k, tree in zip(mine, trees, strict=True):
                     drafts[k][i] = tree
         return [
@@ -153,11 +158,16 @@ class Mix(Drafter):
             for (session, budget), trees in zip(asked, drafts, strict=True)
         ]
 
-    def _share(self, budget: Budget) -> Budget:
-        """What each source may propose: all, or half where one draws and nothing of it may go."""
+    def _share(self, source: int, session: Session, budget: Budget) -> tuple[Session, Budget]:
+        """What each source may propose: all, or half where one draws and nothing of it may go. A
+        model's levels are shown to who asked with the probabilities that are learned here."""
+        go_on = None
+        if budget.go_on is not None and self.parts[source].runs_model:
+            go_on = _Asking(session.memo[self.name], source, budget.go_on)
+        budget = replace(budget, go_on=go_on)
         if self._drawn:
-            return replace(budget, nodes=budget.nodes // 2)
-        return replace(budget, min_prob=max(budget.min_prob, self.options.least))
+            return session, replace(budget, nodes=budget.nodes // 2)
+        return session, replace(budget, min_prob=max(budget.min_prob, self.options.least))
 
     def _merged(self, session: Session, budget: Budget, drafts: dict[int, DraftTree]) -> DraftTree:
         memory: _Memory = session.memo[self.name]
@@ -226,6 +236,22 @@ class _Memory:
         self.context = -1
         self.candidates: Candidates | None = None
         self.luck = 0
+
+
+class _Asking:
+    """Whether a source that drafts level by level is to go on, asked with what its claims are worth
+    here."""
+
+    def __init__(self, memory: _Memory, source: int, ask: Callable[[Level], bool]) -> None:
+        self._reliability, self._ask = memory.judge.reliability[source], ask
+        self._luck = recent(memory.luck)
+        self._above = [1.0]
+
+    def __call__(self, level: Level) -> bool:
+        """See `Budget.go_on`."""
+        q = [self._reliability.estimate(said, 0, level.depth, self._luck) for said in level.q]
+        self._above = level.paths(q, self._above)
+        return self._ask(replace(level, q=q, joint=self._above))
 
 
 def labels(session: Session, step: Step) -> list[dict[int, float]]:

@@ -143,7 +143,9 @@ class CostModel(Policy):
         ledger, worth = self._ledger(session), self.worth
         reach = self.promises.reach(session, level, ledger)
         depths, rate = self._arm_of(session).depths, worth.rate(worth.share(session))
-        return depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n))
+        more = depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n))
+        ledger.levels = level.depth + more
+        return more
 
     def cut(self, session: Session, tree: DraftTree) -> DraftTree:
         """`cut_batch` of one."""
@@ -198,13 +200,13 @@ class CostModel(Policy):
         ledger.offer, ledger.luck = EMPTY, accepted
         if self.worth is None:
             return
-        drafting = step.seconds["draft"] if ledger.way is not None else 0.0
+        ways = self._ways_of(session.drafter)
+        drafting = ways.charged(ledger, step, offer.depth) if ledger.way is not None else 0.0
         spent, plain = self.worth.observe(session, step, drafting)
         ledger.debt.settle(spent, plain, len(step.committed.tokens))
         if len(step.tree) and step.tree.q:
             self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
             self._stood = (1.0 - WINDOW) * self._stood + accepted
-        ways = self._ways_of(session.drafter)
         if ledger.way is not None:
             rate = self.worth.rate(plain)
             ways.observe(ledger, step, offer, stood, rate, spent - drafting - plain)

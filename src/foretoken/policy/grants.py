@@ -30,7 +30,7 @@ def grant(
         budget, seconds = most, ways.arms[most.way].seconds + worth.share(session, 1)
     if not budget.nodes or not ledger.debt.affords(seconds, worth.share(session)):
         return Budget(0)
-    ledger.way, ways.idle[budget.way] = budget.way, 0
+    ledger.way, ledger.levels, ways.idle[budget.way] = budget.way, 0, 0
     return budget
 
 

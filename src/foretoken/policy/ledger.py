@@ -18,6 +18,7 @@ class Ledger:
     way: str | None = None  # of the proposal under way; None: nothing was asked
     askers: int = 1  # sessions of the step that ask
     offer: DraftTree = EMPTY  # the proposal under way, whole
+    levels: int = 0  # that were drafted of it, as far as the drafter asked between them
     level: list[float] = field(default_factory=list)  # its last level: probability of each path
     met: set[str] = field(default_factory=set)  # ways that it was asked in
     passed: set[str] = field(default_factory=set)  # ways for which the text is not worth reading

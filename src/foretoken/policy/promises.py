@@ -39,13 +39,11 @@ class Promises:
     def reach(self, session: Session, level: Level, ledger: Ledger) -> float:
         """Probability that the text goes through this level of a draft that is under way; the
         levels above it were asked about before."""
-        reliability, luck = self._reliability(session), recent(ledger.luck)
-        above = ledger.level if level.depth > 1 else [1.0]
-        rows = level.rows or [0] * len(above)
-        ledger.level = [
-            reliability.estimate(q, 0, level.depth, luck) * above[rows[parent]]
-            for q, parent in zip(level.q, level.parents, strict=True)
-        ]
+        q = level.q
+        if not session.drafter.calibrated:
+            reliability, luck = self._reliability(session), recent(ledger.luck)
+            q = [reliability.estimate(said, 0, level.depth, luck) for said in q]
+        ledger.level = level.paths(q, ledger.level if level.depth > 1 else [1.0])
         return min(sum(ledger.level), 1.0)
 
     def kept(self, session: Session, offer: DraftTree, step: Step, ledger: Ledger) -> int:

@@ -17,6 +17,7 @@ from foretoken.policy.worth import Worth
 from foretoken.tree import DraftTree
 from foretoken.types import Session, Step
 
+SPIKE, ENOUGH = 3.0, 5  # times the usual seconds; drafts after which these are known
 TRYING = 4  # sessions of a batch that try what does not pay
 
 Rider = tuple[Session, Ledger]
@@ -102,6 +103,15 @@ class Ways:
         for way in self.idle:
             self.idle[way] += steps
 
+    def charged(self, ledger: Ledger, step: Step, levels: int) -> float:
+        """Seconds of a step's draft of so many levels, at most `SPIKE` times the usual ones: what a
+        pause of the process adds is no debt of the drafter's, as it is none of the target's."""
+        assert ledger.way is not None
+        arm, drafting = self.arms[ledger.way], step.seconds["draft"]
+        if ledger.way not in ledger.met or len(arm.times) < ENOUGH:
+            return drafting
+        return min(drafting, SPIKE * max(arm.seconds, levels * arm.depths.seconds))
+
     def observe(
         self, ledger: Ledger, step: Step, offer: DraftTree, stood: int, rate: float, wider: float
     ) -> None:
@@ -127,4 +137,7 @@ class Ways:
         for depth in offer.depths:
             levels[depth - 1] += 1
         judged = len(step.verdict.path) + 1
+        if ledger.way != self.cheapest and ledger.levels:  # a model's among cheap sources: its own
+            levels = levels[: ledger.levels]
+            drafting = max(drafting - self.arms[self.cheapest].seconds, 0.0)
         arm.depths.observe(levels, stood, None if first else drafting, judged)

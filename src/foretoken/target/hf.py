@@ -39,7 +39,8 @@ class HFTarget:
     """Implements `foretoken.target.base.Target` for a transformers causal language model.
 
     The model's weights and code are used as they are: our cache sits behind its cache interface
-    and the tree comes in as a 4-D mask with explicit positions. Raises CapabilityError for a
+    and the tree comes in as a 4-D mask with explicit positions. `lean` runs the same operations on
+    the same weights where it knows the family. Raises CapabilityError for a
     family that cannot be sped up (named), ConfigError for an attention implementation that does
     not obey masks.
     """

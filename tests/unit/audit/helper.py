@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def audit(
     report = empty_report(given, asked, len(prompts), ["tiny.txt"], "foretoken audit ...")
     openers = [parse(name, "fixed") for name in engines]
     run = Audit(given, asked, prompts, report, watch)
-    run.run([lambda o=o: o(given) for o in openers])
+    run.run({str(k): partial(o, given) for k, o in enumerate(openers)})
     return run.report
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from foretoken.audit.engines import parse
 from foretoken.audit.run import Watch
-from foretoken.errors import ConfigError, ForetokenError
+from foretoken.errors import ConfigError
 from foretoken.types import Sampling
 from tests import tiny
 from tests.unit.audit.helper import PROMPT, audit, bent, reference, setup, write
@@ -99,8 +100,8 @@ def test_an_impossible_token_is_a_fault_at_once() -> None:
 def test_functions_that_misbehave() -> None:
     with pytest.raises(ConfigError, match="list of token ids"):
         audit(setup(), [f"python:{FILE}:words"])
-    with pytest.raises(ForetokenError, match="KeyError: 'no such page'"):
-        audit(setup(), [f"python:{FILE}:breaks"])
+    [result] = audit(setup(), [f"python:{FILE}:breaks"]).engines
+    assert "KeyError: 'no such page'" in result.error
 
 
 class StandIn:
@@ -176,11 +177,54 @@ def test_what_an_engine_cannot_is_said() -> None:
 
     asked = Wanted(samples=300)
     run = Audit(given, asked, [PROMPT], empty_report(given, asked, 1, [], ""))
-    run.run([Half])  # type: ignore[list-item]
+    run.run({"half": Half})
     [result] = run.report.engines
     assert result.skipped == {"sampling": "it knows no seed"}
     assert result.sampling is None
     assert result.verdict == "exact as far as tested"
+
+
+def test_an_engine_that_breaks_off_is_reported_and_the_next_one_audited() -> None:
+    """Opening, writing or drawing: what was finished stays, and it is closed."""
+    closed = []
+
+    class Breaks:
+        what, tokens_per_step, cannot = "a stand-in", None, {}
+
+        def __init__(self, where: str) -> None:
+            self.name, self.where = where, where
+            if where == "open":
+                raise RuntimeError("no such kernel\nand a long story")
+
+        def greedy(self, prompt: list[int], n: int) -> list[int]:
+            if self.where == "greedy":
+                raise OSError("the process ended")
+            return write(tiny.model("six"), prompt, n, 0.0, 0)
+
+        def sample(self, *_: object) -> list[list[int]]:
+            raise RuntimeError("not with a draft model")
+
+        def close(self) -> None:
+            closed.append(self.name)
+
+    given = setup()
+    from foretoken.audit.run import Audit, Wanted, empty_report
+
+    asked = Wanted(samples=300)
+    run = Audit(given, asked, [PROMPT], empty_report(given, asked, 1, [], ""))
+    ours = parse("foretoken:plain", "fixed")
+    wheres = ("open", "greedy", "sample")
+    run.run({**{w: partial(Breaks, w) for w in wheres}, "plain": partial(ours, given)})
+    by_name = {result.engine: result for result in run.report.engines}
+    assert by_name["open"].error == "no such kernel"
+    assert by_name["greedy"].error == "the process ended"
+    assert by_name["sample"].error == "not with a draft model"
+    assert by_name["sample"].greedy is not None
+    assert by_name["sample"].greedy.tokens > 0
+    assert {by_name[w].verdict for w in wheres} == {"it broke off"}
+    assert by_name["foretoken:plain"].verdict == "exact as far as tested"
+    assert run.report.failed
+    assert closed == ["greedy", "sample"]
 
 
 class Interrupt(Watch):

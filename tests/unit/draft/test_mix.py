@@ -230,3 +230,46 @@ def test_a_source_that_fails_to_begin_leaves_nothing_open():
     with pytest.raises(RuntimeError):
         engine.step()
     assert "prompt-lookup" not in session.memo
+
+
+def test_a_model_among_cheap_sources_asks_between_its_levels():
+    """With what its claims are worth here; the cheap sources go as deep as they like."""
+    target = tiny.target("small")
+    small = {"lm-top-k": {"model": tiny.small_model(target.vocab), "depth": 6}}
+    made = mix(target, ("prompt-lookup", "lm-top-k"), source_options=small)
+    assert made.gives == frozenset({"levels"})
+    assert mix(target, ("prompt-lookup", "aded")).gives == frozenset()
+    engine = Engine(target, method="plain")
+    session = engine.add(Request(tiny.prompt(1, 6, target.vocab) * 3))
+    made.begin(session)
+    judge = session.memo["mix"].judge
+    for _ in range(300):  # whatever the model says, it is right once in ten times
+        for depth in (1, 2):
+            judge.reliability[1].learn(0.9, 0, depth, 0, 0.1)
+    asked, said = [], []
+
+    def go_on(level):
+        asked.append(level)
+        return level.depth < 2
+
+    def note(level):
+        said.append(level)
+        return level.depth < 2
+
+    tree = made.propose(session, Budget(24, way="all", go_on=go_on))
+    made.parts[1].propose(session, Budget(24, min_prob=made.options.least, go_on=note))
+    assert [level.depth for level in asked] == [level.depth for level in said] == [1, 2]
+    above = [1.0]
+    for level, raw in zip(asked, said, strict=True):
+        learned = [judge.reliability[1].estimate(q, 0, level.depth, 0) for q in raw.q]
+        assert level.q == pytest.approx(learned, abs=1e-4)
+        assert level.q != pytest.approx(list(raw.q), abs=1e-2)
+        assert level.joint == level.paths(level.q, above)
+        above = level.joint
+    deepest = dict.fromkeys(("prompt-lookup", "lm-top-k"), 0)
+    for node, sources in enumerate(tree.sources):
+        for name in sources.split("+"):
+            deepest[name] = max(deepest[name], tree.depths[node])
+    assert deepest["lm-top-k"] <= 2 < deepest["prompt-lookup"]
+    made.end(session)
+    engine.cancel(session)
