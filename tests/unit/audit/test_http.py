@@ -1,8 +1,9 @@
 """A completions endpoint: a real server in a thread, with a tiny model behind it."""
 
-from __future__ import re
+from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
