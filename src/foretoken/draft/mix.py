@@ -25,12 +25,13 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
-import torch
 from pydantic import Field, field_validator
 
 from foretoken import registry, types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.candidates import Candidates, Judge
+from foretoken.draft.labels import labels
+from foretoken.draft.mixed_tree import fused
 from foretoken.draft.scopes import Scope, Scopes
 from foretoken.errors import ConfigError
 from foretoken.learn.calibration import recent
@@ -41,7 +42,6 @@ SOURCES = ("aded", "suffix-store", "token-recycling", "predicted")
 DRAWN = ("without_replacement", "mixed")
 # of idle tenants' judges together; one has some thousands at most, of 100 bytes each
 MOST_BINS = 200_000
-LABELS = 8  # likeliest tokens of a row that give labels; the rest counts as 0
 
 
 class Mix(Drafter):
@@ -252,48 +252,3 @@ class _Asking:
         q = [self._reliability.estimate(said, 0, level.depth, self._luck) for said in level.q]
         self._above = level.paths(q, self._above)
         return self._ask(replace(level, q=q, joint=self._above))
-
-
-def labels(session: Session, step: Step) -> list[dict[int, float]]:
-    """[n+1] token -> probability that the target would write it; {} for a row that is not known.
-
-    For greedy text the argmax has 1. For drawn text the likeliest tokens at the request's
-    temperature; other processing is left out: a label steers drafting, never the text.
-    """
-    temperature = session.request.sampling.temperature
-    tokens, probs = step.scores.top(LABELS)
-    if temperature == 0.0:
-        return [{row[0]: 1.0} if row else {} for row in tokens]
-    if temperature > 1.0:  # the tail matters: the head's share must be counted from whole rows
-        head = torch.softmax(step.scores.logits.float() / temperature, dim=-1)
-        at = [row or [0] * LABELS for row in tokens]
-        found = head.gather(-1, torch.tensor(at, device=head.device)).tolist()
-        return [dict(zip(t, p, strict=False)) for t, p in zip(tokens, found, strict=True)]
-    out = []
-    for row, chances in zip(tokens, probs, strict=True):
-        powers = [p ** (1.0 / temperature) for p in chances]
-        total = max(sum(powers), 1e-30) if temperature < 1.0 else 1.0
-        out.append({t: p / total for t, p in zip(row, powers, strict=True)})
-    return out
-
-
-def fused(drawn: DraftTree, fixed: DraftTree, name: str) -> DraftTree:
-    """Both trees in one of kind "mixed": drawn nodes first, then the fixed ones that are new."""
-    tokens, parents = list(drawn.tokens), list(drawn.parents)
-    q = list(drawn.q) if drawn.q else [0.5] * len(drawn)
-    rows = list(drawn.dist_row) if drawn.dist_row else [-1] * len(drawn)
-    sources = [name] * len(drawn)
-    index = {(p, t): i for i, (p, t) in enumerate(zip(parents, tokens, strict=True))}
-    new = {-1: -1}
-    for i, (parent, token) in enumerate(zip(fixed.parents, fixed.tokens, strict=True)):
-        at = index.setdefault((new[parent], token), len(tokens))
-        if at == len(tokens):
-            tokens.append(token)
-            parents.append(new[parent])
-            q.append(fixed.q[i])
-            rows.append(-1)
-            sources.append(fixed.sources[i])
-        elif fixed.sources[i] not in sources[at]:
-            sources[at] += "+" + fixed.sources[i]
-        new[i] = at
-    return DraftTree(tokens, parents, q, "mixed", drawn.dist, rows, sources)

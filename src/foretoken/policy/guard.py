@@ -21,7 +21,7 @@ from pydantic import Field
 
 from foretoken import types
 from foretoken.policy.debt import Debt
-from foretoken.policy.pace import Pace
+from foretoken.policy.pace import SPIKE, Pace
 from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.types import Budget, Session, Step
@@ -75,11 +75,17 @@ class Guard:
 
     def observe(self, session: Session, step: Step) -> None:
         """Settle the debt, measure."""
-        self._pace(session).observe(session, step)
+        pace = self._pace(session)
+        known = pace.has_met(session) and pace.level is not None
+        usual = step.tree.depth * (pace.level or 0.0)
+        pace.observe(session, step)
         spent, plain = self.worth.observe(session, step, step.seconds["draft"])
         if step.fresh == 1 and len(step.tree):
-            # what it took and not what is usual: slow drafts are not made good
-            spent = step.seconds["target"] + step.seconds["draft"]
+            # what it took and not what is usual: slow drafts are not made good; but a pause of the
+            # process, which may come in plain decoding as well, is no debt
+            took = step.seconds["target"] + step.seconds["draft"]
+            most = SPIKE * (spent - step.seconds["draft"] + usual) if known else took
+            spent = min(took, most)
         self.debt.settle(spent, plain, len(step.committed.tokens))
 
     def _pace(self, session: Session) -> Pace:

@@ -16,6 +16,7 @@ from statistics import median
 from foretoken.types import Session, Step
 
 KEPT = 31  # samples
+SPIKE = 3.0  # times the usual seconds: what is beyond is a pause of the process, nobody's own time
 BLEND = 0.1  # weight of the newest draft in the nodes of a level
 
 

@@ -12,12 +12,13 @@ from statistics import fmean
 
 from foretoken.policy.arms import LATEST, RARELY, Arm, choose
 from foretoken.policy.ledger import Ledger
+from foretoken.policy.pace import SPIKE
 from foretoken.policy.rest import LONGEST, TELLS, Rest
 from foretoken.policy.worth import Worth
 from foretoken.tree import DraftTree
 from foretoken.types import Session, Step
 
-SPIKE, ENOUGH = 3.0, 5  # times the usual seconds; drafts after which these are known
+ENOUGH = 5  # drafts after which their usual seconds are known
 TRYING = 4  # sessions of a batch that try what does not pay
 
 Rider = tuple[Session, Ledger]

@@ -10,7 +10,9 @@ from tests import tiny
 
 from foretoken.draft.base import Drafter
 from foretoken.draft.candidates import Candidates, Judge
-from foretoken.draft.mix import Mix, fused, labels
+from foretoken.draft.labels import labels
+from foretoken.draft.mix import Mix
+from foretoken.draft.mixed_tree import fused
 from foretoken.engine.build import build, options
 from foretoken.engine.engine import Engine
 from foretoken.errors import ConfigError
