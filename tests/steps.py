@@ -45,7 +45,8 @@ def step(
     """A finished step; the path is the first `accepted` nodes. seconds, draft: of one session."""
     given = Budget(len(tree), max(tree.depth, 1)) if budget is None else budget
     return SimpleNamespace(
-        tree=tree, batch=batch, fresh=fresh, context=CONTEXT, rows=batch * fresh + len(tree),
+        tree=tree, batch=batch, fresh=fresh, prompts=0, context=CONTEXT,
+        rows=batch * fresh + len(tree),
         budget=given, verdict=SimpleNamespace(path=tuple(range(accepted)), bonus=-1),
         committed=SimpleNamespace(tokens=[0] * (accepted + 1)),
         seconds={"draft": draft, "target": seconds, "verify": 0.0},

@@ -120,7 +120,7 @@ class Session:
     token is the root of the next draft."""
 
     request: Request
-    tokens: list[int]  # prompt and what was committed; only commit/ appends
+    tokens: list[int]  # prompt and what was committed; only commit/ appends (see engine/unseen)
     cache: KVCache
     drafter: Drafter
     policy: Policy
@@ -167,6 +167,9 @@ class Budget:
     # Asked after every level but the last: False ends the draft there, and what was drafted is
     # submitted whole. None: nobody stops it. Set by the loop from `Policy.go_on`.
     go_on: Callable[[Level], bool] | None = field(default=None, compare=False, repr=False)
+    # the same between the levels of a dear source among cheap ones, for drafters that give "source
+    # levels": False ends that source, and the others' nodes stay
+    source_on: Callable[[Level], bool] | None = field(default=None, compare=False, repr=False)
     # how the draft branches, for drafters that give "shapes"; None: in the drafter's own form
     shape: Shape | None = None
     # the drafter is not shown this step's outcome either, for where watching costs too much: it is
@@ -256,10 +259,12 @@ class Step:
     scores: Scores
     verdict: Verdict
     committed: Committed
-    seconds: Mapping[str, float]  # draft, target, verify: wall clock of this session's share
+    # draft, target, verify: wall clock of this session's share; drafting is shared by who asked
+    seconds: Mapping[str, float]
     batch: int  # sessions that rode in the same forward
     rows: int  # rows of that forward: as many for every session as for the one with the most
     fresh: int = 1  # this session's committed tokens among them: its prompt in the first step
+    prompts: int = 0  # rows of prompts that were read by themselves in the same step
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ Output = list[int] | str  # token ids; or text, from engines that give nothing e
 
 
 class Subject(Protocol):
-    """An engine under audit. It may write less than asked after an end-of-text token."""
+    """An engine under audit. It may write less than asked after an end-of-text token. One that
+    holds something (a process) has a method `close`."""
 
     name: str  # as it was asked for
     what: str  # version and settings, for the report

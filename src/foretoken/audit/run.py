@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +24,7 @@ from foretoken.audit.statistics import LEVEL
 from foretoken.audit.words import Speller, compare_greedy
 from foretoken.errors import ConfigError, first_line
 
+T = TypeVar("T")
 ROUND = 256  # samples asked for at once; between rounds an interrupt keeps what there is
 INTERVAL = f"{LEVEL:.0%}, McDiarmid's bound, over the cells; no assumption, hence wide"
 
@@ -113,18 +115,19 @@ class Audit:
     def _audit(self, name: str, open_engine: Callable[[], Subject]) -> None:
         """The parts of one engine; each part that is finished is kept."""
         found: dict[str, Any] = {"engine": name}
-        before = self.report.engines
-        with ExitStack() as stack:
-            try:
-                subject = open_engine()
-                stack.callback(getattr(subject, "close", lambda: None))
-                self._parts(subject, found)
-            except ConfigError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever an engine raises is a finding
-                found["error"] = first_line(error) or type(error).__name__
-            finally:
-                self._update(engines=[*before, EngineResult(**found)])
+        before, close = self.report.engines, _nothing
+        try:
+            subject = asked(open_engine)
+            close = getattr(subject, "close", _nothing)
+            self._parts(subject, found)
+        except _BrokeError as broke:
+            if isinstance(broke.cause, ConfigError) and not before:
+                raise broke.cause from None  # bad input; later, what was finished is worth more
+            found["error"] = first_line(broke.cause)
+        finally:
+            self._update(engines=[*before, EngineResult(**found)])
+            with suppress(Exception):
+                close()
 
     def _parts(self, subject: Subject, found: dict[str, Any]) -> None:
         """Fill the fields of an engine's result, as far as it goes."""
@@ -143,13 +146,13 @@ class Audit:
     def _greedy(self, subject: Subject, greedy: Greedy) -> None:
         self.watch.phase(f"{subject.name}: greedy", len(self.prompts))
         for index, prompt in enumerate(self.prompts):
-            asked = min(self.wanted.max_new_tokens, self._room(prompt))
-            wrote = subject.greedy(prompt, asked)
+            most = min(self.wanted.max_new_tokens, self._room(prompt))
+            wrote = asked(partial(subject.greedy, prompt, most))
             if isinstance(wrote, str):
                 speller = Speller(self.setup.tokenizer, prompt)
-                compare_greedy(greedy, index, prompt, wrote, asked, speller)
+                compare_greedy(greedy, index, prompt, wrote, most, speller)
             else:
-                greedy.add(index, prompt, wrote, asked)
+                greedy.add(index, prompt, wrote, most)
             self.watch.advance()
 
     def _room(self, prompt: Sequence[int]) -> int:
@@ -167,7 +170,8 @@ class Audit:
         try:
             while len(wrote) < chosen.samples:
                 some = min(ROUND, chosen.samples - len(wrote))
-                wrote += subject.sample(law.prompt, law.n, some, seed + len(wrote))
+                ask = partial(subject.sample, law.prompt, law.n, some, seed + len(wrote))
+                wrote += asked(ask)
                 self.watch.advance(some)
         except KeyboardInterrupt:
             whole = False
@@ -181,6 +185,26 @@ class Audit:
         result = judge_ids(law, ids, chosen)
         speed = subject.tokens_per_step
         return result.model_copy(update={"tokens_per_step": speed}), whole
+
+
+class _BrokeError(Exception):
+    """An engine raised something."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def asked(what: Callable[[], T]) -> T:
+    """What an engine answers; whatever it raises is told apart from errors of our own."""
+    try:
+        return what()
+    except Exception as cause:
+        raise _BrokeError(cause) from cause
+
+
+def _nothing() -> None:
+    """Of an engine that holds nothing."""
 
 
 def model_hash(name: str, model: Any) -> str:

@@ -132,7 +132,7 @@ class Aded(Drafter):
             tokens = session.tokens
             for i in range(max(2, step.context), len(tokens)):
                 store.bump((tokens[i - 2], tokens[i - 1]), tokens[i], COUNT_GAIN, COUNT_CAP)
-        if self.options.bonus:
+        if self.options.bonus and not step.budget.unseen:
             self._judged(store, session, step)
 
     def end(self, session: Session) -> None:
@@ -176,6 +176,8 @@ class Aded(Drafter):
                 if row not in committed and tokens[row]:  # [] in a replay: nobody knows the row
                     store.learn(_pair(session, step, row), (tokens[row], probs[row]), eta)
         for row in committed:
+            if not tokens[row]:
+                continue
             a, b = _pair(session, step, row)
             if a >= 0:
                 store.learn((a, b), (tokens[row], probs[row]), eta)

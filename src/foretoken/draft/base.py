@@ -48,10 +48,12 @@ class Drafter(ABC):
     lossy_with: ClassVar[str] = ""  # options that make it so, for `foretoken methods`
     nodes: int = 16  # budget when the user gives none
     runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own
+    trains: ClassVar[bool] = False  # whether it trains a model meanwhile: long steps are its own
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
-    # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "entropy" and
+    # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "source levels":
+    # `Budget.source_on` is, between those of the one source that runs a model; "entropy" and
     # "hidden": of these; "shapes": `Budget.shape` is obeyed if it is settled, with "turns" any is
     gives: frozenset[str] = frozenset()
     testing: ClassVar[bool] = False  # for tests and cost studies, hidden from users' tables

@@ -13,7 +13,7 @@ sibling goes (after a rejection it could not stand).
 Source: own; fusion after RASD (2503.03434).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
 the way "all" and left out in the way "free", so that a policy may save their time; one that drafts
-level by level asks whether to go on (`Budget.go_on`), as it does alone. What is learned
+level by level asks whether to go on (`Budget.source_on`), as it does alone. What is learned
 of the sources is kept by `scope`, as what they learn themselves.
 """
 
@@ -86,8 +86,8 @@ class Mix(Drafter):
         self.needs = frozenset().union(*(part.needs for part in self.parts))
         self.ways = ("free", "all") if len({p.runs_model for p in self.parts}) == 2 else ("",)
         models = [part for part in self.parts if part.runs_model]
-        if models and all("levels" in part.gives for part in models):
-            self.gives = frozenset({"levels"})  # of the models: the others draft for nothing
+        if [(part.emits, "levels" in part.gives) for part in models] == [("point", True)]:
+            self.gives = frozenset({"source levels"})
         self._drawn = [i for i, part in enumerate(self.parts) if part.emits != "point"]
         if self._drawn:
             self.emits, self.verifier = "mixed", "mixed"
@@ -162,8 +162,8 @@ class Mix(Drafter):
         """What each source may propose: all, or half where one draws and nothing of it may go. A
         model's levels are shown to who asked with the probabilities that are learned here."""
         go_on = None
-        if budget.go_on is not None and self.parts[source].runs_model:
-            go_on = _Asking(session.memo[self.name], source, budget.go_on)
+        if budget.source_on is not None and self.parts[source].runs_model:
+            go_on = _Asking(session.memo[self.name], source, budget.source_on)
         budget = replace(budget, go_on=go_on)
         if self._drawn:
             return session, replace(budget, nodes=budget.nodes // 2)
@@ -248,7 +248,7 @@ class _Asking:
         self._above = [1.0]
 
     def __call__(self, level: Level) -> bool:
-        """See `Budget.go_on`."""
+        """See `Budget.source_on`."""
         q = [self._reliability.estimate(said, 0, level.depth, self._luck) for said in level.q]
         self._above = level.paths(q, self._above)
         return self._ask(replace(level, q=q, joint=self._above))

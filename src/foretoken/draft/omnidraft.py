@@ -61,6 +61,7 @@ class OmniDraft(Foreign):
     """A chain of shared and merged tokens."""
 
     name = "omnidraft"
+    trains = True
     summary = "a small model of any vocabulary, its tokens merged by n-grams learned online"
     source = "Ramakrishnan et al. 2507.02659 (OmniDraft, NeurIPS 2025), algorithm 1"
     emits: Kind = "point"

@@ -55,7 +55,7 @@ class Osd(Drafter):
     emits: Kind = "sampled"
     verifier = "block"
     nodes = 6
-    runs_model = True
+    runs_model = trains = True
     gives = frozenset({"levels", "entropy", "hidden"})
 
     class Options(OnlineOptions):

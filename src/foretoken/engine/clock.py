@@ -14,6 +14,7 @@ class Shared(NamedTuple):
     scored: float
     batch: int
     rows: int
+    prompts: int
     now: Callable[[], float] = perf_counter
 
 

@@ -33,10 +33,10 @@ def step(target: Target, sessions: Sequence[Session]) -> list[Step]:
         for s, (_, tree) in zip(sessions, drafts, strict=True)
     ]
     scores = target.score(jobs)
-    rows = rows_together(jobs)
+    rows, prompts = rows_together(jobs)
     target.wait()
     scored = clock.lap() / len(sessions)
-    shared = Shared(0.0, scored, len(sessions), rows, target.now)
+    shared = Shared(0.0, scored, len(sessions), rows, prompts, target.now)
     asking = shared._replace(drafted=drafted)
     return [
         judge(session, budget, tree, row, asking if budget.nodes or not asked else shared)
@@ -102,8 +102,9 @@ def judge(
     committed = commit(session, tree, verdict, rows)
     seconds = {"draft": shared.drafted, "target": shared.scored, "verify": clock.lap()}
     done = Step(
-        context, budget, tree, scores, verdict, committed, seconds, shared.batch, shared.rows, fresh
-    )
+        context, budget, tree, scores, verdict, committed, seconds,
+        shared.batch, shared.rows, fresh, shared.prompts,
+    )  # fmt: skip
     if budget.unseen:
         session.unseen += len(committed.tokens)
     else:

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
 from types import MappingProxyType
+from typing import NamedTuple
 
 from foretoken.policy.depths import Depths
-from foretoken.policy.worth import Worth
 from foretoken.types import Session
 
 BLEND = 0.05  # weight of the newest step in an arm's averages
 HOPE = 8  # steps that the hope of a new way weighs
 MARGIN = 0.25  # tokens a step by which a dearer way must be ahead
 SELDOM = 8  # steps after which a way that pays less than another is tried again at the earliest
-RARELY, LATEST = 128, 4.0  # steps and seconds after which a way is tried again at the latest
+RARELY, LATEST = 128, 4.0  # steps and seconds, the longer, after which a way is tried in any case
 TRIALS = 0.01  # share of the tokens that trials of a way which is behind may cost
 EARLY = 4  # times that share, until the way was asked HOPE times
 FADES = 0.9  # of what reading costs, with every text that was not read for it: it may have changed
@@ -47,10 +47,11 @@ class Arm:
         garbage, another one runs) is not taken for the way's own time."""
         return median(self.times) if self.times else 0.0
 
-    def interval(self, allowed: float, latest: int = RARELY) -> int:
+    def interval(self, allowed: float, latest: int = RARELY, reading: float = 0.0) -> int:
         """Steps between trials that may cost `allowed` seconds a step on average; `latest` of them
-        at most."""
-        return min(int(self.seconds / allowed) + 1, latest) if allowed > 0 else latest
+        at most. reading: seconds that a trial takes beside the usual ones."""
+        spent = self.seconds + reading
+        return min(int(spent / allowed) + 1, latest) if allowed > 0 else latest
 
     def observe(self, gain: float) -> None:
         """A step in which it was asked, by its usual time."""
@@ -70,45 +71,51 @@ class Arm:
         self.readings.append(reading / context)
         return reading
 
-    def price(self, session: Session, worth: Worth) -> float:
-        """Tokens that the reading of a text for its first proposal is worth."""
-        return worth.rate(worth.share(session)) * self.reading * len(session.tokens)
+    def price(self, session: Session) -> float:
+        """Seconds of reading the session's text for its first proposal."""
+        return self.reading * len(session.tokens)
 
     def pass_over(self) -> None:
         """A text was not worth its reading."""
         self.readings = deque((FADES * each for each in self.readings), maxlen=READINGS)
 
 
+class Stream(NamedTuple):
+    """What is known of the steps in which ways are tried. Seconds and tokens are of one session."""
+
+    allowed: float  # seconds a step that trials of what does not pay may cost on average
+    latest: int = RARELY  # steps without one
+    surplus: float = 0.0  # seconds of earlier gains, which pay for trials that cost no more
+    pace: float = 1.0  # tokens of a step
+    rate: float = 0.0  # tokens that a second is worth
+
+
 def choose(
     arms: Mapping[str, Arm],
     idle: dict[str, int],
-    allowed: float,
-    latest: int = RARELY,
-    surplus: float = 0.0,
-    pace: float = 1.0,
+    stream: Stream,
     reading: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[str | None, int]:
     """The way to ask in now, None for none; and in how many steps, if nothing changes, one is due.
 
-    arms: by way, cheapest first. idle: steps since a way was asked, counted up here. allowed:
-    seconds a step that trials may cost on average. latest: steps without one. surplus: seconds of
-    earlier gains, which pay for trials that cost no more: a way that may be the best is tried every
-    `SELDOM` steps, at once until its average means something, and one that is behind so seldom that
-    what is lost by it is a small share of the tokens. pace: tokens of a step. reading: tokens that
-    a way's first trial in these texts costs beside.
+    arms: by way, cheapest first. idle: steps since a way was asked, counted up here. reading:
+    seconds that a way's first trial in these texts takes beside. A way that may be the best is
+    tried every `SELDOM` steps out of a surplus, at once until its average means something, and one
+    that is behind so seldom that what is lost by it is a small share of the tokens.
     """
+    allowed, latest = stream.allowed, stream.latest
     for way in arms:
         idle[way] = idle.get(way, RARELY) + 1
     best, *others = arms  # cheapest first: the time of a dearer way is sure, its gain is not
     for way in others:
         if arms[way].gain > arms[best].gain + MARGIN:
             best = way
-    due = arms[best].interval(allowed, latest) - idle[best]
+    due = arms[best].interval(allowed, latest, reading.get(best, 0.0)) - idle[best]
     for way, arm in arms.items():
         early = arm.asked < HOPE
-        behind = max(arms[best].gain - arm.seen, 0.0) + reading.get(way, 0.0)
-        share = TRIALS * (EARLY if early else 1) * pace
-        paid = surplus > 0 and surplus >= arm.seconds
+        behind = max(arms[best].gain - arm.seen, 0.0) + stream.rate * reading.get(way, 0.0)
+        share = TRIALS * (EARLY if early else 1) * stream.pace
+        paid = 0 < stream.surplus >= arm.seconds
         wait = max(
             0 if paid else arm.interval(allowed, latest), 0 if early else SELDOM, behind / share
         )

@@ -7,7 +7,7 @@ its own; for other drafters it is learned here, by q, evidence, depth and recent
 measured curve, corrected by what steps really take (`Latency`). rate: tokens per second of the last
 hundred steps, at least those of plain decoding: the best choice for the whole stream and not for
 the single step. All sessions of a step are chosen for together: they share a forward, which is as
-wide as the widest of them (`joint`), and a drafter is asked for all of them or for none (`Ways`).
+wide as the widest of them (`joint`), and a drafter that pays is asked for all of them (`Ways`).
 
 A drafter whose proposals do not pay is left alone and asked again now and then; how often, so that
 asking costs half of the allowed slack: cheap drafters are asked always ("in shadow"), dear ones
@@ -17,7 +17,7 @@ best. Where each level costs a forward, or nodes are drawn (and so may not be dr
 depth is settled beforehand (`Depths`), or, by a drafter that shows its levels, on the way: another
 one is drafted while the chance that the text gets so far, by the calibrated probabilities of this
 very draft, is worth the time of a level. Every session keeps a `Debt`: over every window of its
-steps it takes at most (1 + slack) x plain time plus a moment, whatever is drafted.
+steps, what it asks for takes at most slack x plain time plus a moment beyond what it brings.
 Source: our notes on policies, 3B, U1-U11. Learns: counts and seconds, nothing of anyone's text.
 """
 
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pydantic import Field
@@ -94,8 +95,8 @@ class CostModel(Policy):
         return self.budgets([session])[0]
 
     def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
-        """Which way to ask each drafter, how much of it; or nothing. A drafter is asked for all its
-        sessions or for none, since they share its forwards and the target's."""
+        """Which way to ask each drafter, how much of it; or nothing. One that pays is asked for all
+        its sessions, since they share its forwards and the target's."""
         drafters = dict.fromkeys(session.drafter for session in sessions)
         if len(drafters) == 1:
             return self._together(sessions[0].drafter, sessions)
@@ -119,18 +120,30 @@ class CostModel(Policy):
         for _, ledger in riders:  # the time that nobody notices is a wall's: a batch shares it
             ledger.debt.allowance = self.options.allowance / self.worth.batch
         wanted, halts = ways.choose(riders, self.worth), self.halts(drafter)
-        left, most = UNSEEN if ways.dear else Budget(0), Budget(self._nodes, self.options.depth)
-        budgets = [
-            left if way is None else grant(*rider, replace(most, way=way), ways, self.worth, halts)
-            for rider, way in zip(riders, wanted, strict=True)
-        ]
-        askers = sum(1 for budget in budgets if budget.nodes)
+        askers = sum(1 for way in wanted if way is not None)
+        left = UNSEEN if ways.dear else Budget(0)
+        budgets = []
+        for rider, way in zip(riders, wanted, strict=True):
+            most = self._most(rider[0], way)
+            granted = None if most is None else grant(rider, most, ways, self.worth, askers, halts)
+            budgets.append(left if granted is None else granted)
+        asked = [ledger for _, ledger in riders if ledger.way is not None]
         for _, ledger in riders:
-            ledger.askers = askers
-        if not askers and left is UNSEEN:
+            ledger.askers = len(asked) if ledger.way is not None else 0
+        for ledger in asked:
+            ways.idle[ledger.way or ""] = 0
+        if not asked and left is UNSEEN:
             ways.leave()
             return [UNSEEN] * len(sessions)
         return budgets
+
+    def _most(self, session: Session, way: str | None) -> Budget | None:
+        if way is None:
+            return None
+        source_on = None
+        if "source levels" in session.drafter.gives:
+            source_on = partial(self.go_on, session)
+        return Budget(self._nodes, self.options.depth, way=way, source_on=source_on)
 
     def halts(self, drafter: Drafter) -> bool:
         """Whether the drafter shows its levels, so that a draft can end on the way."""
@@ -143,7 +156,8 @@ class CostModel(Policy):
         ledger, worth = self._ledger(session), self.worth
         reach = self.promises.reach(session, level, ledger)
         depths, rate = self._arm_of(session).depths, worth.rate(worth.share(session))
-        more = depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n))
+        askers = ledger.askers or None
+        more = depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n, askers))
         ledger.levels = level.depth + more
         return more
 
@@ -182,7 +196,10 @@ class CostModel(Policy):
         ledger, worth = self._ledger(session), self.worth
         ledger.offer = tree
         plain, drafting = worth.share(session), self._arm_of(session).seconds
-        while nodes and not ledger.debt.affords(worth.share(session, len(nodes)) + drafting, plain):
+        askers = ledger.askers or None
+        while nodes and not ledger.debt.affords(
+            worth.share(session, len(nodes), askers) + drafting, plain
+        ):
             nodes.pop()
         if not nodes:
             return EMPTY
@@ -201,8 +218,10 @@ class CostModel(Policy):
         if self.worth is None:
             return
         ways = self._ways_of(session.drafter)
-        drafting = ways.charged(ledger, step, offer.depth) if ledger.way is not None else 0.0
-        spent, plain = self.worth.observe(session, step, drafting)
+        levels = ledger.levels or offer.depth
+        drafting = ways.charged(ledger, step, levels) if ledger.way is not None else 0.0
+        askers = ledger.askers if ledger.way is not None else 0
+        spent, plain = self.worth.observe(session, step, drafting, askers)
         ledger.debt.settle(spent, plain, len(step.committed.tokens))
         if len(step.tree) and step.tree.q:
             self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
@@ -219,17 +238,21 @@ class CostModel(Policy):
         ledger, self.worth.batch = self._ledger(session), step.batch
         ways, ledger.luck = self._ways_of(session.drafter), 0
         if ways.rest.tells(step.batch):
-            self.worth.observe(session, step, 0.0)
+            self.worth.observe(session, step, 0.0, 0)
         ledger.debt.settle(ways.plain, ways.plain, 1)
 
     def _ways_of(self, drafter: Drafter) -> Ways:
         ways = self._ways.get(drafter.name)
         if ways is None or ways.names != tuple(drafter.ways):  # `load` may have known others
-            ways = self._ways[drafter.name] = Ways(drafter.ways, self.options.slack, ways)
+            shows = "source levels" in drafter.gives
+            ways = self._ways[drafter.name] = Ways(
+                drafter.ways, self.options.slack, drafter.trains, shows, ways
+            )
         return ways
 
     def _arm_of(self, session: Session) -> Arm:
-        return self._ways_of(session.drafter).arms[self._ledger(session).way or ""]
+        ways = self._ways_of(session.drafter)
+        return ways.arms[self._ledger(session).way or ways.cheapest]
 
     def _ledger(self, session: Session) -> Ledger:
         ledger: Ledger | None = session.memo.get(self.name)
@@ -254,5 +277,5 @@ class CostModel(Policy):
         """Take up what `state` gave."""
         self.promises.load(state.get("reliability", {}))
         for name, way, depths in state.get("depths", []):
-            ways = self._ways[name] = Ways([way], self.options.slack, self._ways.get(name))
+            ways = self._ways[name] = Ways([way], self.options.slack, known=self._ways.get(name))
             ways.arms[way].depths.load(depths)

@@ -111,7 +111,7 @@ class Goodput(LengthPolicy):
     def observe(self, session: Session, step: Step) -> None:
         """Count, measure."""
         plan, self._batch = self._plan(session), step.batch
-        if self.latency is not None and step.fresh == 1:
+        if self.latency is not None and step.fresh == 1 and not step.prompts:
             seconds = step.seconds["target"] * step.batch
             self.latency.observe(step.rows, step.context, seconds)
         plan.pace.observe(session, step)

@@ -13,35 +13,44 @@ FEW = 4  # drafts that are made, as far as the debt allows, before their time is
 
 
 def grant(
-    session: Session, ledger: Ledger, most: Budget, ways: Ways, worth: Worth, halts: bool
+    rider: tuple[Session, Ledger], most: Budget, ways: Ways, worth: Worth, askers: int, halts: bool
 ) -> Budget:
     """The part of `most` that is granted; none where the way is too dear for this text.
 
-    halts: whether the drafter is asked between its levels if it is to go on. Fills `ledger.way`.
+    askers: sessions that want to ask in this step. halts: whether the drafter is asked between its
+    levels if it is to go on. Fills `ledger.way`.
     """
-    drafter = session.drafter
-    if not ways.is_open(session, ledger, most.way, worth):
-        if most.way == ways.cheapest or ways.arms[ways.cheapest].gain <= 0:
-            return Budget(0)
-        most = replace(most, way=ways.cheapest)
-    if drafter.runs_model or drafter.emits != "point":
-        budget, seconds = _deep(session, ledger, most, ways, worth, halts)
-    else:  # asking alone would eat up what is allowed: there must be room for a node as well
-        budget, seconds = most, ways.arms[most.way].seconds + worth.share(session, 1)
-    if not budget.nodes or not ledger.debt.affords(seconds, worth.share(session)):
+    session, ledger = rider
+    drafter, plain = session.drafter, worth.share(session)
+    budget = Budget(0)
+    if ways.is_open(session, ledger, most.way, worth):
+        if drafter.runs_model or drafter.emits != "point":
+            budget, seconds = _deep(rider, most, ways, worth, askers, halts)
+        else:  # asking alone would eat up what is allowed: there must be room for a node as well
+            budget = most
+            seconds = ways.arms[most.way].seconds + worth.share(session, 1, askers)
+    if not budget.nodes and most.way != ways.cheapest and ways.arms[ways.cheapest].gain > 0:
+        return grant(rider, replace(most, way=ways.cheapest), ways, worth, askers, halts)
+    if not budget.nodes or not ledger.debt.affords(seconds, plain):
+        ledger.lucky = None
         return Budget(0)
-    ledger.way, ledger.levels, ways.idle[budget.way] = budget.way, 0, 0
+    ledger.way, ledger.levels = budget.way, 0
     return budget
 
 
 def _deep(
-    session: Session, ledger: Ledger, most: Budget, ways: Ways, worth: Worth, halts: bool
+    rider: tuple[Session, Ledger], most: Budget, ways: Ways, worth: Worth, askers: int, halts: bool
 ) -> tuple[Budget, float]:
     """(the depth that pays, where every level costs a forward or nothing may be dropped; seconds of
     such a step that brings nothing)."""
+    session, ledger = rider
     arm, plain = ways.arms[most.way], worth.share(session)
     deepest = min(most.depth, most.nodes)
-    depth, gain = arm.depths.choose(deepest, worth.rate(plain), lambda n: worth.share(session, n))
+
+    def cost(nodes: int) -> float:
+        return worth.share(session, nodes, askers)
+
+    depth, gain = arm.depths.choose(deepest, worth.rate(plain), cost)
     unknown = arm.depths.timed < FEW
     if not depth and not unknown:
         arm.gain = min(arm.gain, gain)
@@ -55,6 +64,6 @@ def _deep(
             depth -= 1
     drafting, nodes = depth * arm.depths.seconds, most.nodes
     if session.drafter.emits != "point":  # no more than is affordable: none may be dropped later
-        while nodes and not ledger.debt.affords(worth.share(session, nodes) + drafting, plain):
+        while nodes and not ledger.debt.affords(cost(nodes) + drafting, plain):
             nodes -= 1
     return replace(most, depth=depth, nodes=nodes), plain + drafting

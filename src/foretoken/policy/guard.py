@@ -80,7 +80,7 @@ class Guard:
         usual = step.tree.depth * (pace.level or 0.0)
         pace.observe(session, step)
         spent, plain = self.worth.observe(session, step, step.seconds["draft"])
-        if step.fresh == 1 and len(step.tree):
+        if step.fresh == 1 and not step.prompts and len(step.tree):
             # what it took and not what is usual: slow drafts are not made good; but a pause of the
             # process, which may come in plain decoding as well, is no debt
             took = step.seconds["target"] + step.seconds["draft"]

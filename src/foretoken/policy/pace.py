@@ -62,7 +62,7 @@ class Pace:
         session.memo[self.met] = met or depth > 0
         if depth and not met:
             self.firsts.append(step.seconds["draft"] / step.context)
-        if step.fresh > 1:
+        if step.fresh > 1 or step.prompts:
             return
         self.forwards.append(step.seconds["target"])
         if depth and met:

@@ -14,6 +14,7 @@ from statistics import median
 
 ENOUGH, SAMPLES = 3, 15
 LONGEST = 64  # steps of one rest: what a trial takes, and what may be risked, change meanwhile
+RENEWED = 64  # rests after which watching is timed anew
 TELLS = 8  # of so many forwards of a rest one tells how long it took
 
 
@@ -22,7 +23,7 @@ class Rest:
 
     def __init__(self) -> None:
         self._watching: deque[float] = deque(maxlen=SAMPLES)
-        self._left = 0
+        self._left = self._rests = 0
         self._steps = 0
 
     def watched(self, seconds: float) -> None:
@@ -36,6 +37,9 @@ class Rest:
     def begin(self, due: int) -> int:
         """Nothing is asked now, nor in the next steps before the trial that is due in `due` of
         them. Gives for how many steps beside this one the drafter rests."""
+        self._rests += 1
+        if self._rests % RENEWED == 0:  # it may have been a bad moment: watch anew
+            self._watching.clear()
         self._left = max(min(due - 1, LONGEST), 0)
         return self._left
 

@@ -127,8 +127,8 @@ class Sequoia(Policy):
         self._batch = step.batch
         spelled = [*(tree.tokens[node] for node in step.verdict.path), step.verdict.bonus]
         world.counts.learn(tree, spelled)
-        if self.latency is None or step.fresh > 1:  # reading a prompt says nothing of steps to come
-            return
+        if self.latency is None or step.fresh > 1 or step.prompts:
+            return  # reading a prompt says nothing of steps to come
         self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
         if len(tree):
             level = step.seconds["draft"] / tree.depth

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from foretoken.policy.arms import LATEST, RARELY, Arm, choose
+from foretoken.policy.arms import LATEST, RARELY, Arm, Stream, choose
 from foretoken.policy.ledger import Ledger
 from foretoken.policy.pace import SPIKE
 from foretoken.policy.rest import LONGEST, TELLS, Rest
@@ -27,12 +27,21 @@ Rider = tuple[Session, Ledger]
 class Ways:
     """Of one drafter, with all its sessions.
 
-    names: of its ways, cheapest first. slack: share of the time that may be lost. known: ways that
-    were loaded, of this drafter or of one that had other ways.
+    names: of its ways, cheapest first. slack: share of the time that may be lost. trains: whether
+    it trains a model, see `Drafter.trains`. shows: whether it shows a dear source's levels. known:
+    ways that were loaded, of this drafter or of one that had other ways.
     """
 
-    def __init__(self, names: Sequence[str], slack: float, known: Ways | None = None) -> None:
-        self.names, self.cheapest, self.slack = tuple(names), names[0], slack
+    def __init__(
+        self,
+        names: Sequence[str],
+        slack: float,
+        trains: bool = False,
+        shows: bool = False,
+        known: Ways | None = None,
+    ) -> None:
+        self.names, self.cheapest = tuple(names), names[0]
+        self.slack, self.trains, self.shows = slack, trains, shows
         before = known.arms if known is not None else {}
         self.arms: dict[str, Arm] = {**before, **{n: before.get(n) or Arm() for n in names}}
         self.idle: dict[str, int] = {}  # way -> steps since it was asked
@@ -46,48 +55,53 @@ class Ways:
         self.plain = fmean(worth.share(session) for session, _ in riders)
         owed = fmean(ledger.debt.owed for _, ledger in riders)
         rich = owed <= -self.plain  # an unknown cost is paid from gains
-        arms = {
-            way: self.arms[way]
+        able = {
+            way: [rider for rider in riders if self.is_open(*rider, way, worth)]
             for way in self.names
-            if (way == self.cheapest or self.arms[way].asked or rich)
-            and self._open_to(riders, way, worth)
+            if way == self.cheapest or self.arms[way].asked or rich
         }
-        reading = {way: self._reading(riders, way, worth) for way in arms}
-        allowed, latest = self.trials(worth)
-        seen = -owed if rich else 0.0, worth.pace, reading
-        way, self._due = choose(arms, self.idle, allowed, latest, *seen) if arms else (None, 1)
+        arms = {way: self.arms[way] for way, those in able.items() if those}
+        reading = {way: self._reading(able[way], way) for way in arms}
+        surplus, rate = -owed if rich else 0.0, worth.rate(self.plain)
+        stream = Stream(*self.trials(worth), surplus, worth.pace, rate)
+        way, self._due = choose(arms, self.idle, stream, reading) if arms else (None, RARELY)
         self._chosen, asking = way or "", set[int]()
         if way is not None:
             most = len(riders) if arms[way].gain > 0 else TRYING
             if way != self.cheapest and not arms[way].asked:
                 most = 1
-            able = sorted(riders, key=lambda rider: rider[1].debt.owed)
-            asking = {session.index for session, _ in able[:most]}
-        return [way if session.index in asking else ledger.lucky for session, ledger in riders]
+            best = sorted(able[way], key=lambda rider: rider[1].debt.owed)
+            asking = {session.index for session, _ in best[:most]}
+        wanted = [way if session.index in asking else ledger.lucky for session, ledger in riders]
+        if way is not None and most == len(riders):  # who is not worth its reading asks cheaply
+            pays = self.cheapest if self.arms[self.cheapest].gain > 0 else None
+            wanted = [each or pays for each in wanted]
+        return wanted
 
     def trials(self, worth: Worth) -> tuple[float, int]:
         """(seconds a step that trials of what does not pay may cost, most steps without one)."""
         return self.slack * self.plain / 2, max(RARELY, int(LATEST / self.plain / worth.batch))
 
     def is_open(self, session: Session, ledger: Ledger, way: str, worth: Worth) -> bool:
-        """Whether the way was asked in this text, or the text is worth its reading."""
+        """Whether the way was asked in this text, or the text is worth its reading. One that is
+        passed over makes the price of reading fade: it may have changed."""
         arm = self.arms[way]
-        if way in ledger.met or not arm.readings:
+        if way in ledger.met or not arm.reading:
             return True
-        if arm.gain * worth.steps_left(session) > arm.price(session, worth):
+        if arm.gain <= 0:  # a trial, which is not made for what this text brings
+            allowed, latest = self.trials(worth)
+            return arm.price(session) <= allowed * latest
+        if arm.gain * worth.steps_left(session) > worth.rate(self.plain) * arm.price(session):
             return True
         if way not in ledger.passed:
             ledger.passed.add(way)
             arm.pass_over()
         return False
 
-    def _open_to(self, riders: Sequence[Rider], way: str, worth: Worth) -> int:
-        return sum(self.is_open(session, ledger, way, worth) for session, ledger in riders)
-
-    def _reading(self, riders: Sequence[Rider], way: str, worth: Worth) -> float:
-        """Tokens that reading the texts which the way has not met is worth, a session."""
+    def _reading(self, riders: Sequence[Rider], way: str) -> float:
+        """Seconds of reading the texts which the way has not met, a session."""
         new = [session for session, ledger in riders if way not in ledger.met]
-        return sum(self.arms[way].price(session, worth) for session in new) / len(riders)
+        return sum(self.arms[way].price(session) for session in new) / len(riders)
 
     @property
     def dear(self) -> bool:
@@ -109,7 +123,7 @@ class Ways:
         pause of the process adds is no debt of the drafter's, as it is none of the target's."""
         assert ledger.way is not None
         arm, drafting = self.arms[ledger.way], step.seconds["draft"]
-        if ledger.way not in ledger.met or len(arm.times) < ENOUGH:
+        if self.trains or ledger.way not in ledger.met or len(arm.times) < ENOUGH:
             return drafting
         return min(drafting, SPIKE * max(arm.seconds, levels * arm.depths.seconds))
 
@@ -118,7 +132,7 @@ class Ways:
     ) -> None:
         """A step in which a session asked. offer: the whole draft; stood: levels of it that the
         text went through; rate: tokens that a second is worth; wider: seconds that its forward took
-        beyond a plain one, a session's share."""
+        beyond a plain one, as far as this session bears them."""
         assert ledger.way is not None
         arm, drafting = self.arms[ledger.way], step.seconds["draft"]
         # a model reads the prompt for a session's first draft: later ones do not take so long
@@ -128,8 +142,6 @@ class Ways:
         known = not first or arm.asked > 0  # else nobody knows what of it was reading
         if known:
             arm.times.append(drafting - reading)
-        # those who ask bear the whole of what the wider forward takes
-        wider *= step.batch / ledger.askers
         gain = len(step.verdict.path) - rate * (wider + arm.seconds)
         ledger.lucky = ledger.way if gain > 0 else None
         if known:
@@ -138,7 +150,7 @@ class Ways:
         for depth in offer.depths:
             levels[depth - 1] += 1
         judged = len(step.verdict.path) + 1
-        if ledger.way != self.cheapest and ledger.levels:  # a model's among cheap sources: its own
+        if self.shows and ledger.way != self.cheapest:  # the dear source's, if it drafted
             levels = levels[: ledger.levels]
             drafting = max(drafting - self.arms[self.cheapest].seconds, 0.0)
         arm.depths.observe(levels, stood, None if first else drafting, judged)

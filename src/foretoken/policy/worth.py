@@ -16,18 +16,23 @@ BLEND = 0.1  # weight of the newest text in their mean length
 
 
 class Worth:
-    """Of all sessions of a policy. All seconds are one session's share of what its batch takes."""
+    """Of all sessions of a policy. All seconds are one session's share of what its batch takes: of
+    a plain forward an equal one; what drafting adds is borne by those who ask."""
 
     def __init__(self, curve: CostCurve) -> None:
         self.latency = Latency(curve)
         self.batch = 1  # sessions of the last step
-        self._forward = 0.0  # a session's share of the last one
+        self._riders = 0  # sessions of the step under way that were heard
         self._tokens, self._seconds, self._steps, self._written = 0.0, 0.0, 0.0, 0.0
 
-    def share(self, session: Session, nodes: int = 0) -> float:
+    def share(self, session: Session, nodes: int = 0, askers: int | None = None) -> float:
         """Seconds of a step with so many drafted nodes; of a plain one with none. Sessions that
-        ride together are as wide as the widest of them, so each has room for as many."""
-        return self.latency(self.batch * (1 + nodes), len(session.tokens)) / self.batch
+        ride together are as wide as the widest of them, so each has room for as many, and those who
+        ask (all, unless `askers` says how many) bear what that adds."""
+        context = len(session.tokens)
+        plain = self.latency(self.batch, context)
+        wider = self.latency(self.batch * (1 + nodes), context) - plain if nodes else 0.0
+        return plain / self.batch + wider / (askers or self.batch)
 
     def rate(self, plain: float) -> float:
         """Tokens that a second is worth. plain: seconds of a plain step."""
@@ -43,20 +48,26 @@ class Worth:
         tokens = min(session.room, self._written or session.room)
         return tokens / self.pace
 
-    def observe(self, session: Session, step: Step, drafting: float) -> tuple[float, float]:
-        """A step. drafting: seconds that its draft took.
+    def observe(
+        self, session: Session, step: Step, drafting: float, askers: int | None = None
+    ) -> tuple[float, float]:
+        """A step. drafting: seconds that its draft took. askers: sessions of it that asked, this
+        one among them; 0: this one did not; None: all did.
 
         Gives the seconds that it and a plain step count for: as the corrected curve has them, free
         of a noisy clock. Reading a prompt, which is done in any case, counts for a plain step.
         """
         self.batch = step.batch
-        # each session of a batch tells of the same forward
-        if step.fresh == 1 and step.seconds["target"] != self._forward:
-            self._forward = step.seconds["target"]
-            self.latency.observe(step.rows, step.context, step.seconds["target"] * step.batch)
-        plain = self.latency(step.batch, step.context) / step.batch
-        rows = step.rows if step.fresh == 1 else step.batch
-        spent = self.latency(rows, step.context) / step.batch + drafting
+        self._riders += 1
+        if self._riders >= step.batch:  # each session of a batch tells of the same forward
+            self._riders = 0
+            if step.fresh == 1 and not step.prompts:
+                seconds = step.seconds["target"] * step.batch
+                self.latency.observe(step.rows, step.context, seconds)
+        alone = self.latency(step.batch, step.context)
+        plain, spent = alone / step.batch, alone / step.batch + drafting
+        if step.fresh == 1 and askers != 0:
+            spent += (self.latency(step.rows, step.context) - alone) / (askers or step.batch)
         keep = 1.0 - WINDOW
         self._tokens = keep * self._tokens + len(step.committed.tokens)
         self._seconds = keep * self._seconds + spent

@@ -81,12 +81,12 @@ class Job:
         return len(self.fresh) + len(self.tree) - self.scored
 
 
-def rows_together(jobs: Sequence[Job]) -> int:
-    """Rows that one `Target.score` of these jobs computes: sessions that ride together are padded
-    to the longest of them, and who reads a prompt goes alone."""
+def rows_together(jobs: Sequence[Job]) -> tuple[int, int]:
+    """(rows of the forward in which sessions ride together, padded to the longest of them; rows of
+    prompts that are read alone) when one `Target.score` has these jobs."""
     alone = [job.rows for job in jobs if len(job.fresh) > CATCH_UP and len(jobs) > 1]
     riding = [job.rows for job in jobs if len(job.fresh) <= CATCH_UP or len(jobs) == 1]
-    return sum(alone) + len(riding) * max(riding, default=0)
+    return len(riding) * max(riding, default=0), sum(alone)
 
 
 @runtime_checkable

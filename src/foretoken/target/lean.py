@@ -6,7 +6,7 @@ operations, in the same order and number format (in float32 on a CPU the logits 
 but masks arrive ready, angles come from a table, queries and keys are turned together, and only
 the rows that are read reach the output layer. Linear layers and the embedding are called as the
 modules that they are, so that packed, quantised or adapted ones work; nothing is copied, so that a
-model which is trained meanwhile is read as it is.
+model which is trained or changed meanwhile is read as it is.
 
 `lean` says no where it does not know better: another family, another attention, or anything hooked
 into a module that would be passed over. Then the model's own forward runs.
@@ -15,12 +15,14 @@ into a module that would be passed over. Then the model's own forward runs.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from foretoken.target.attention import FOLDED, _fold, _unfold
 from foretoken.target.cache import KVPool
@@ -29,17 +31,6 @@ from foretoken.target.suited import rope_types
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = {"default", "linear", "llama3", "yarn"}  # angles that hang on the position alone
 LEAST = 256  # rows of the table of angles
-
-
-class _Layer(NamedTuple):
-    """What a forward reads of a decoder layer."""
-
-    at: int
-    before: Any  # the norm before attention
-    attention: Any
-    between: Any
-    mlp: Any
-    window: int | None
 
 
 def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
@@ -55,43 +46,36 @@ def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
         return None
     if not type(model).__module__.startswith(name) or not type(model).__name__.endswith("CausalLM"):
         return None
-    inner = model.model
-    passed = [model, inner, inner.rotary_emb, inner.norm, *_passed_over(inner.layers)]
-    if any(not type(module).__module__.startswith(name) or _hooked(module) for module in passed):
-        return None
-    return Lean(model, windows)
-
-
-def _passed_over(layers: Sequence[Any]) -> list[nn.Module]:
-    """Modules whose own forward would not be called."""
-    found = []
-    for layer in layers:
-        found += [layer, layer.self_attn, layer.mlp]
-        found += [layer.input_layernorm, layer.post_attention_layernorm]
-    return found
-
-
-def _hooked(module: nn.Module) -> bool:
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
+    made = Lean(model, windows)
+    own = all(type(module).__module__.startswith(name) for module in made.passed_over())
+    return made if own and made.stands() else None
 
 
 class Lean:
     """See the module; made by `lean`."""
 
     def __init__(self, model: Any, windows: Mapping[str, int | None]) -> None:
-        inner, alike = model.model, next(iter(windows.values()))
-        kinds = model.config.layer_types if len(windows) > 1 else None
         self._model = weakref.proxy(model)  # whoever holds a target may let go of its model
-        self._embed, self._rotary, self._norm = inner.embed_tokens, inner.rotary_emb, inner.norm
-        self._layers = [
-            _Layer(
-                i, layer.input_layernorm, layer.self_attn, layer.post_attention_layernorm,
-                layer.mlp, windows[kinds[i]] if kinds else alike,
-            )
-            for i, layer in enumerate(inner.layers)
-        ]  # fmt: skip
+        self._windows, self._alike = windows, next(iter(windows.values()))
+        self._kinds = model.config.layer_types if len(windows) > 1 else None
         self._cos = self._sin = torch.empty(0, 0)
+
+    def passed_over(self) -> Iterator[nn.Module]:
+        """Modules whose own forward is not called."""
+        inner = self._model.model
+        yield from (inner, inner.norm)
+        for layer in self._layers():
+            yield from (layer, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
+            yield from (layer.self_attn, *_norms(layer.self_attn))
+
+    def stands(self) -> bool:
+        """Whether nothing is hooked into what is passed over. Asked for every new session."""
+        hooked = any(_hooked(module) for module in (self._model, *self.passed_over()))
+        return not (hooked or _global_forward_hooks or _global_forward_pre_hooks)
+
+    def _layers(self) -> Iterator[Any]:
+        model = self._model
+        return islice(model.model.layers, model.config.num_hidden_layers)
 
     def __call__(
         self, ids: Tensor, positions: Tensor, masks: Mapping[int | None, Tensor], pool: KVPool,
@@ -102,46 +86,56 @@ class Lean:
         ids, positions [B, n]; masks: window -> [B, 1, fold * n, L] additive, of `Packer`; pool: has
         been told where the rows are placed. No position is beyond L.
         """
-        x = self._embed(ids)
-        cos, sin = self._angles(positions, next(iter(masks.values())).shape[-1], x)
-        for layer in self._layers:
-            x = x + self._attend(layer, _rms(x, layer.before), cos, sin, masks, pool)
-            mlp, h = layer.mlp, _rms(x, layer.between)
+        inner = self._model.model
+        x = inner.embed_tokens(ids)
+        angles = self._angles(positions, next(iter(masks.values())).shape[-1], x)
+        for i, layer in enumerate(self._layers()):
+            window = self._windows[self._kinds[i]] if self._kinds else self._alike
+            h = _rms(x, layer.input_layernorm)
+            x = x + _attend(layer.self_attn, h, angles, masks[window], pool)
+            mlp, h = layer.mlp, _rms(x, layer.post_attention_layernorm)
             x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(h)) * mlp.up_proj(h))
-        head = self._model.get_output_embeddings()
-        logits: Tensor = head(_rms(x[:, -keep:], self._norm))
+        logits: Tensor = self._model.get_output_embeddings()(_rms(x[:, -keep:], inner.norm))
         return logits
-
-    def _attend(
-        self, layer: _Layer, h: Tensor, cos: Tensor, sin: Tensor,
-        masks: Mapping[int | None, Tensor], pool: KVPool,
-    ) -> Tensor:  # fmt: skip
-        a, (b, n, _) = layer.attention, h.shape
-        shape = (b, n, -1, a.head_dim)
-        q, k, v = a.q_proj(h).view(shape), a.k_proj(h).view(shape), a.v_proj(h).view(shape)
-        if hasattr(a, "q_norm"):
-            q, k = _rms(q, a.q_norm), _rms(k, a.k_norm)
-        heads = q.shape[2]
-        both = torch.cat((q, k), dim=2)
-        both = (both * cos + both.roll(a.head_dim // 2, -1) * sin).transpose(1, 2)
-        q, k = both[:, :heads], both[:, heads:]
-        keys, values = pool.update(k, v.transpose(1, 2), layer.at)
-        out = F.scaled_dot_product_attention(
-            _fold(q, keys.shape[1]), keys, values, attn_mask=masks[layer.window], scale=a.scaling
-        )
-        joined: Tensor = a.o_proj(_unfold(out, heads, n).reshape(b, n, -1))
-        return joined
 
     def _angles(self, positions: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """cos and sin [B, n, 1, D] of each row; the first half of sin is negative, so that a roll
         of the channels does what transformers' `rotate_half` does."""
         if len(self._cos) < length or self._cos.dtype != like.dtype:
             rows = torch.arange(max(2 * len(self._cos), length, LEAST), device=like.device)[None]
-            cos, sin = self._rotary(like, rows)
+            cos, sin = self._model.model.rotary_emb(like, rows)
             sin = sin.clone()
             sin[..., : sin.shape[-1] // 2].neg_()
             self._cos, self._sin = cos[0], sin[0]
         return self._cos[positions][:, :, None], self._sin[positions][:, :, None]
+
+
+def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool: KVPool) -> Tensor:
+    """One attention module: h and its result [B, n, H]."""
+    (b, n, _), (cos, sin) = h.shape, angles
+    shape = (b, n, -1, a.head_dim)
+    q, k, v = a.q_proj(h).view(shape), a.k_proj(h).view(shape), a.v_proj(h).view(shape)
+    if norms := _norms(a):
+        q, k = _rms(q, norms[0]), _rms(k, norms[1])
+    heads = q.shape[2]
+    both = torch.cat((q, k), dim=2)
+    both = (both * cos + both.roll(a.head_dim // 2, -1) * sin).transpose(1, 2)
+    q, k = both[:, :heads], both[:, heads:]
+    keys, values = pool.update(k, v.transpose(1, 2), a.layer_idx)
+    out = F.scaled_dot_product_attention(
+        _fold(q, keys.shape[1]), keys, values, attn_mask=mask, scale=a.scaling
+    )
+    joined: Tensor = a.o_proj(_unfold(out, heads, n).reshape(b, n, -1))
+    return joined
+
+
+def _norms(attention: Any) -> tuple[Any, ...]:
+    """Of queries and keys, where the family has them."""
+    return (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
+
+
+def _hooked(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def _rms(x: Tensor, norm: Any) -> Tensor:

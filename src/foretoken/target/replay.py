@@ -177,7 +177,7 @@ class ReplayTarget:
     def _charge(self, jobs: Sequence[Job]) -> None:
         """The clock goes on by what the forward takes, over the mean context of its sessions."""
         held = sum(job.cache.length for job in jobs) / len(jobs)
-        rows = rows_together(jobs)
+        rows = sum(rows_together(jobs))
         prompts = sum(max(len(job.fresh) - 1, 0) for job in jobs)
         seconds = self.curve(rows, held)
         read = seconds - self.curve(rows - prompts, held + prompts / len(jobs))

@@ -19,6 +19,7 @@ from foretoken.draft.base import Context
 from foretoken.draft.best_first import best_first
 from foretoken.draft.ngram_index import NgramIndex
 from foretoken.draft.trigram_table import NO_ROW
+from foretoken.engine.unseen import show_unseen
 from foretoken.errors import ArtifactError
 from foretoken.learn.trigram import TrigramBuilder
 from foretoken.tree import EMPTY
@@ -446,3 +447,17 @@ def test_the_same_history_gives_the_same_tree(tmp_path):
                 assert aded.propose(s, Budget(20)) == trees[-1][-1]
                 advance(aded, s, [1 + i, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4] * 3)
         assert trees[0] == trees[1]
+
+
+def test_text_that_was_missed_teaches_no_row():
+    """Its rows are not known: no row gets lighter, and none is made."""
+    aded = drafter(prompt=False)
+    s = session([1, 2, 3, 1, 2, 3])
+    aded.begin(s)
+    advance(aded, s, [1, 2, 3, 1, 2])
+    store = s.memo["aded"][0]
+    before = {key: (list(row[0]), list(row[1])) for key, row in store.overlay}
+    s.drafter, s.begun, s.unseen, s.finish_reason = aded, True, 6, None
+    s.tokens += [3, 1, 2, 3, 1, 2]
+    show_unseen(s)
+    assert {key: (list(row[0]), list(row[1])) for key, row in store.overlay} == before

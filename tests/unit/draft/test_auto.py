@@ -29,7 +29,7 @@ def test_what_lies_beside_the_weights_is_taken_up(tmp_path):
     auto = made(demo_model())  # the bundled model has a drafter
     assert auto.names == (*SOURCES, "lm-top-k")
     assert auto.ways == ("free", "all")
-    assert auto.gives == frozenset({"levels"})  # its drafts end on the way
+    assert auto.gives == frozenset({"source levels"})  # its drafts end on the way
 
 
 def test_the_user_decides():

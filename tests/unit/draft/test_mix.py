@@ -239,7 +239,7 @@ def test_a_model_among_cheap_sources_asks_between_its_levels():
     target = tiny.target("small")
     small = {"lm-top-k": {"model": tiny.small_model(target.vocab), "depth": 6}}
     made = mix(target, ("prompt-lookup", "lm-top-k"), source_options=small)
-    assert made.gives == frozenset({"levels"})
+    assert made.gives == frozenset({"source levels"})
     assert mix(target, ("prompt-lookup", "aded")).gives == frozenset()
     engine = Engine(target, method="plain")
     session = engine.add(Request(tiny.prompt(1, 6, target.vocab) * 3))
@@ -259,7 +259,7 @@ def test_a_model_among_cheap_sources_asks_between_its_levels():
         for level in said:
             for q in level.q:
                 learned.learn(q, 0, level.depth, 0, 1.0)
-    tree = made.propose(session, Budget(24, way="all", go_on=go_on))
+    tree = made.propose(session, Budget(24, way="all", source_on=go_on))
     assert [level.depth for level in asked] == [level.depth for level in said] == [1, 2]
     above = [1.0]
     for level, raw in zip(asked, said, strict=True):

@@ -37,7 +37,7 @@ class Stub(SimpleNamespace):
 
 def session(calibrated=True, **drafter):
     told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point",
-            "gives": frozenset(), **drafter}  # fmt: skip
+            "gives": frozenset(), "trains": False, **drafter}  # fmt: skip
     return SimpleNamespace(
         index=next(INDICES),
         tokens=[0] * 50,
@@ -50,7 +50,7 @@ def session(calibrated=True, **drafter):
 
 def outcome(tree, accepted, seconds=1.0, draft=0.0, batch=1, bonus=-1):
     return SimpleNamespace(
-        tree=tree, batch=batch, fresh=1, context=50, rows=batch * (1 + len(tree)),
+        tree=tree, batch=batch, fresh=1, prompts=0, context=50, rows=batch * (1 + len(tree)),
         budget=SimpleNamespace(unseen=False),
         verdict=SimpleNamespace(path=tuple(range(accepted)), bonus=bonus),
         committed=SimpleNamespace(tokens=[0] * (accepted + 1)),
@@ -150,6 +150,65 @@ def test_a_dear_drafter_that_never_hits_is_asked_seldom():
         spent = 0.5 if budget.nodes else 0.0
         p.observe(s, outcome(DraftTree(), 0, 1.0, spent))
     assert asked < 30
+
+
+def test_later_texts_are_tried_as_well():
+    """A drafter that does not pay in the first texts is tried again in others, seldom."""
+    p, asked = policy(FREE, slack=0.02), []
+    for text in range(40):
+        s = session()
+        for _ in range(60):
+            budget = p.budget(s)
+            if budget.nodes:
+                asked.append(text)
+            p.observe(s, outcome(DraftTree(), 0, 1.0, 0.5 if budget.nodes else 0.0))
+    assert len([text for text in asked if text >= 10]) > 5
+    assert len(asked) < 0.04 * 40 * 60
+
+
+def test_a_batch_asks_together_or_tries_with_a_few():
+    p = policy(curve(*[1.0] * 8, 1.001), slack=0.02)
+    riders = [session() for _ in range(8)]
+
+    def step(stands):
+        budgets = p.budgets(riders)
+        asking = [s for s, b in zip(riders, budgets, strict=True) if b.nodes]
+        trees = p.cut_batch([(s, chain(0.9)) for s in asking]) if asking else []
+        offered = dict(zip([s.index for s in asking], trees, strict=True))
+        for s, b in zip(riders, budgets, strict=True):
+            tree = offered.get(s.index, DraftTree())
+            took = 0.05 if b.nodes else 0.04  # watching is dear, too
+            done = outcome(tree, len(tree) if stands else 0, 1.0 / 8, took, batch=8)
+            done.budget = b
+            p.observe(s, done)
+        return len(asking), sum(b.unseen for b in budgets)
+
+    first = [step(stands=True) for _ in range(30)]
+    assert first[-1] == (8, 0)
+    bad = [step(stands=False) for _ in range(600)]
+    late = bad[200:]
+    assert max(asking for asking, _ in late) <= 4
+    assert sum(asking for asking, _ in late) < 0.1 * 8 * len(late)
+    assert sum(left for _, left in late) > 0.8 * 8 * len(late)
+
+
+def test_who_asks_bears_what_it_adds_and_others_pay_for_a_plain_step():
+    p = policy(curve(1.0, 1.0, 1.0, 1.0, 1.8, 1.8, 1.8, 1.8), slack=0.02)
+    one, *others = riders = [session() for _ in range(4)]
+    for s in riders:
+        p._ledger(s).askers, p._ledger(s).way = 0, None
+    p._ledger(one).askers, p._ledger(one).way = 1, ""
+    for s in riders:
+        p.observe(s, outcome(chain(0.5) if s is one else DraftTree(), 0, 1.0 / 4, 0.0, batch=4)
+                  if s is one else with_rows(8))  # fmt: skip
+    assert [p._ledger(s).debt.owed for s in others] == pytest.approx([-0.02 / 4] * 3)
+    assert p._ledger(one).debt.owed == pytest.approx(0.8 - 0.02 / 4)
+
+
+def with_rows(rows):
+    done = outcome(DraftTree(), 0, 1.0 / 4, 0.0, batch=4)
+    done.rows = rows
+    return done
 
 
 def test_a_cheap_drafter_is_always_asked():

@@ -33,7 +33,7 @@ def step(
     tree: DraftTree, path: tuple[int, ...] = (), bonus: int = 99, drafting: float = 0.0
 ) -> Any:
     return SimpleNamespace(
-        tree=tree, verdict=SimpleNamespace(path=path, bonus=bonus), batch=1, fresh=1, context=50,
+        tree=tree, verdict=SimpleNamespace(path=path, bonus=bonus), batch=1, fresh=1, prompts=0, context=50,
         rows=1 + len(tree), seconds={"draft": drafting, "target": 1.0},
     )  # fmt: skip
 

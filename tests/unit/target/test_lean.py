@@ -95,12 +95,35 @@ def replaced(model: nn.Module) -> None:
     model.model.norm = Norm()
 
 
-@pytest.mark.parametrize("change", [hooked, patched, replaced])
+def normed(model: nn.Module) -> None:
+    model.model.layers[0].self_attn.k_norm.register_forward_pre_hook(lambda *_: None)
+
+
+@pytest.mark.parametrize("change", [hooked, patched, replaced, normed])
 def test_nothing_is_passed_over(change) -> None:
-    model = tiny.make(CONFIGS["llama"])
+    model = tiny.make(CONFIGS["qwen3"])
     set_attention(model)
     change(model)
     assert HFTarget(model)._lean is None
+
+
+def test_what_is_hooked_in_later_is_not_passed_over_in_the_next_session() -> None:
+    target, _ = pair(tiny.make(CONFIGS["llama"]))
+    seen = []
+    target.model.model.layers[0].register_forward_hook(lambda *_: seen.append(1))
+    cache = target.new_cache(8)
+    target.score([Job(cache, [1, 2, 3], EMPTY)])
+    assert seen
+
+
+def test_a_model_that_was_cut_short_runs_what_is_left() -> None:
+    model = tiny.make(tf.LlamaConfig(**{**tiny._GQA, "num_hidden_layers": 4}))
+    model.model.layers = nn.ModuleList(model.model.layers[::2])
+    model.config.num_hidden_layers = 2
+    lean, own = pair(model)
+    assert lean._lean is not None
+    for mine, theirs in zip(answers(lean), answers(own), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 @pytest.mark.parametrize("name", [name for name in tiny.FAMILIES if name not in FAMILIES])

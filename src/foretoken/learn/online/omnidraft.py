@@ -141,7 +141,8 @@ class Distiller:
         lesson, rows = Lesson(whole.ids[cut:]), []
         for token, gram, place, at in pairs:
             before = at - 1 - cut
-            row = notes.rows[place - session.n_prompt]
+            nth = place - session.n_prompt  # a text's last steps may have been missed
+            row = notes.rows[nth] if nth < len(notes.rows) else None
             if before < 0:
                 continue
             if len(gram) > 1:
