@@ -14,7 +14,10 @@ CONTEXT = 50  # tokens of every session
 
 def session(name: str = "stub", seed: int = 0, temperature: float = 0.0, **drafter: Any) -> Any:
     """A session of a drafter called `name`."""
-    told = {"name": name, "ways": ("",), "runs_model": True, "emits": "point", **drafter}
+    told = {
+        "name": name, "ways": ("",), "runs_model": True, "emits": "point", "gives": frozenset(),
+        "trains": False, "calibrated": False, **drafter,
+    }  # fmt: skip
     sampling = Sampling(temperature=temperature, seed=seed)
     return SimpleNamespace(
         tokens=[0] * CONTEXT, memo={}, drafter=SimpleNamespace(**told),

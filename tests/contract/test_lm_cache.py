@@ -186,7 +186,7 @@ def test_one_forward_makes_one_level(name: str, setting: str) -> None:
 
     sessions = [engine.add(request(i, 4, setting), chosen) for i in range(8)]
     engine.step()  # from here on no prompt is read
-    hook = model.register_forward_hook(lambda *_: forwards.append(1))
+    hook = model.get_input_embeddings().register_forward_hook(lambda *_: forwards.append(1))
     watch(chosen.drafter, spy)
     for session in sessions[1:]:
         engine.step()

@@ -46,7 +46,7 @@ scripted = forms.scripted
 def policy(name: str) -> Policy:
     made = make(name, **OPTIONS.get(name, {}))
     if isinstance(made, CostModel):  # a level takes 0.3 of a plain step: likely ones are worth it
-        made._arm(steps.session().drafter, "").depths.seconds = 3e-4
+        made._ways_of(steps.session().drafter).arms[""].depths.seconds = 3e-4
     return made
 
 

@@ -97,11 +97,11 @@ class CostModel(Policy):
     def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
         """Which way to ask each drafter, how much of it; or nothing. One that pays is asked for all
         its sessions, since they share its forwards and the target's."""
-        drafters = dict.fromkeys(session.drafter for session in sessions)
+        drafters = {id(session.drafter): session.drafter for session in sessions}
         if len(drafters) == 1:
             return self._together(sessions[0].drafter, sessions)
         found: dict[int, Budget] = {}
-        for drafter in drafters:
+        for drafter in drafters.values():
             mine = [session for session in sessions if session.drafter is drafter]
             for session, budget in zip(mine, self._together(drafter, mine), strict=True):
                 found[id(session)] = budget

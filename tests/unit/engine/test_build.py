@@ -119,7 +119,8 @@ def test_an_outside_method_runs_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(registry, "_added", {role: {} for role in registry._added})
     registry.register("drafter", "outside", f"{__name__}:Outside")
     prompt = tiny.prompt(1, 8, 32)
-    done = Engine(tiny.target("small"), method="outside").run([tiny.request(prompt, 12)])[0]
+    engine = Engine(tiny.target("small"), method="outside", policy="fixed")
+    done = engine.run([tiny.request(prompt, 12)])[0]
     assert done.tokens == tiny.generate("small", [prompt], 12)[0]
     assert done.stats.drafted > 0
 

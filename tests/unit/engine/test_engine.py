@@ -206,7 +206,8 @@ def test_resume_with_another_prompt_keeps_what_is_shared(answers: list[list[int]
 
 def test_logits_and_logprobs_are_the_targets(answers: list[list[int]]) -> None:
     request = Request(**{**vars(requests()[0]), "keep_logits": True})
-    done = make(method=tiny.drafter("oracle", answers[0], vocab=32)).run([request])[0]
+    oracle = tiny.drafter("oracle", answers[0], vocab=32)
+    done = make(method=oracle, policy="fixed").run([request])[0]
     plain = tiny.plain_logits("small", [*PROMPTS[0], *done.tokens])[len(PROMPTS[0]) - 1 : -1]
     for row, expected, token, logprob in zip(
         done.logits, plain, done.tokens, done.logprobs, strict=True
