@@ -187,13 +187,14 @@ def lengths(document: Any) -> list[str]:
 def bound(document: Any) -> list[str]:
     """Every policy where drafting does not pay, with `slack`."""
     out = ["### Where drafting does not pay", "", f"`{document['command']}`", "", document["note"],
-           "", "| method | tokens/step | drafted a step | x plain |",
-           "|---|---|---|---|"]  # fmt: skip
+           "", "| method | tokens/step | drafted a step | x plain | of its time |",
+           "|---|---|---|---|---|"]  # fmt: skip
     for r in document["results"]:
         drafted = r["drafted"] / max(r["steps"], 1)
-        ratio = r["ratio_to_plain"]
+        ratio, spent = r["ratio_to_plain"], r["seconds"]
+        share = spent["draft"] / sum(spent.values())
         cells = [f"`{r['method']}`", _number(r["tokens_per_step"]), _number(drafted),
-                 "-" if ratio is None else f"{ratio:.3f}"]  # fmt: skip
+                 "-" if ratio is None else f"{ratio:.3f}", f"{share:.1%}"]  # fmt: skip
         out.append("| " + " | ".join(cells) + " |")
     return [*out, ""]
 
