@@ -23,7 +23,7 @@ def written() -> str:
     """What stands between the markers: a part for each run that is there."""
     parts = {
         "drafters": recipes, "drafters_long": losses, "lengths": lengths, "lengths_bound": bound,
-        "online": online,
+        "online": online, "online_hard": hard,
     }  # fmt: skip
     found = [part(read(name)) for name, part in parts.items() if (RUNS / f"{name}.json").exists()]
     return "\n".join(line for lines in found for line in lines) + "\n"
@@ -201,9 +201,18 @@ def bound(document: Any) -> list[str]:
 
 def online(document: Any) -> list[str]:
     """Acceptance by topic for drafters that learn while they serve."""
+    return _stream("A stream that changes topic twice", document, "online.svg")
+
+
+def hard(document: Any) -> list[str]:
+    """The same with more and larger steps."""
+    return _stream("The same, learning harder", document)
+
+
+def _stream(heading: str, document: Any, picture: str = "") -> list[str]:
     topics = document["topics"]
-    out = ["### A stream that changes topic twice", "", f"`{document['command']}`", "",
-           document["note"], "", "![acceptance over the stream](online.svg)", "",
+    shown = ["", f"![acceptance over the stream]({picture})"] if picture else []
+    out = [f"### {heading}", "", f"`{document['command']}`", "", document["note"], *shown, "",
            "Acceptance of a judged token over the first and the last "
            f"{document['window']} requests of a topic; (n): requests until it was within 5 % of "
            "the last.", "",
