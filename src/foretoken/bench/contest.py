@@ -10,6 +10,8 @@ from foretoken.bench.prompts import Prompt
 from foretoken.errors import ConfigError
 from foretoken.types import Sampling, Session, Stats, Step
 
+ASIDE, WARM_UP = 16, 3  # tokens read and written by a warm-up
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,6 +44,12 @@ class Task:
     prompt: Prompt
     limit: int  # tokens to write at most
     expected: list[int]  # plain's text up to its first loop, or the reference text
+
+
+def aside(tasks: Sequence[Task]) -> Task:
+    """A short text to warm up with: the end of the first prompt, backwards."""
+    tokens = tasks[0].prompt.tokens[: -ASIDE - 1 : -1]
+    return Task(0, Prompt("aside", tokens, ""), WARM_UP, [])
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,10 @@ class Contestant(Protocol):
 
     def fresh(self) -> None:
         """Forget what was learned."""
+
+    def warm(self, tasks: Sequence[Task], plan: Plan) -> None:
+        """Write something short that is not these tasks' text, untimed: what the one before left of
+        the processor's caches is nobody's merit."""
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:
         """Decode a group of tasks, timed."""

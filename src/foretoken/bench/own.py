@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 
-from foretoken.bench.contest import Plan, Run, Task, Watch
+from foretoken.bench.contest import Plan, Run, Task, Watch, aside
 from foretoken.bench.spec import Spec
 from foretoken.engine.build import Method, build
 from foretoken.engine.engine import Engine
+from foretoken.registry import NULL_METHOD, NULL_POLICY
 from foretoken.types import Limits, Request, Session, Step
 from foretoken.verify.forced import Forced
 from foretoken.verify.walk import Walk
@@ -41,6 +42,11 @@ class Own:
     def fresh(self) -> None:
         """See `Contestant`."""
         self.method = self._build(self.method)
+
+    def warm(self, tasks: Sequence[Task], plan: Plan) -> None:
+        """See `Contestant`. Plainly, so that no drafter learns from it."""
+        request, _ = self._request(aside(tasks), plan)
+        self.engine.run([request], self.engine.use(NULL_METHOD, NULL_POLICY))
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:
         """See `Contestant`. The wall clock runs from the first request to the last token."""

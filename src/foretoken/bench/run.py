@@ -1,7 +1,9 @@
 """The measurement: every method decodes the same prompts, interleaved, and its text is compared.
 
 For each repeat, for each prompt (or group that rides together), all methods run in an order that
-is rotated from cell to cell. What methods learn is forgotten between repeats, so that nobody drafts
+is rotated from cell to cell, each after a short text of its own that is not timed: who follows
+another process finds the processor's caches empty, who follows a method on the same weights finds
+them warm. What methods learn is forgotten between repeats, so that nobody drafts
 from a text that it has seen being measured; within a repeat it is kept, as it would be in use. A
 peer that fails is left out, and the others go on.
 """
@@ -105,6 +107,7 @@ def rotated(items: Sequence[Any], by: int) -> list[Any]:
 
 
 def _run(contestant: Contestant, group: Sequence[Task], plan: Plan, watch: Watch) -> Run:
+    contestant.warm(group, plan)
     watch.start(contestant.label, group)
     run = contestant.run(group, plan, watch)
     watch.done(run)

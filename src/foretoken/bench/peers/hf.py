@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from foretoken.bench.contest import Plan, Run, Task, Watch
+from foretoken.bench.contest import Plan, Run, Task, Watch, aside
 from foretoken.bench.peers.facts import Facts
 from foretoken.target.widen import widen as widened
 from foretoken.types import Sampling
@@ -52,6 +52,11 @@ class Peer:
 
     def fresh(self) -> None:
         """Nothing is learned."""
+
+    def warm(self, tasks: Sequence[Task], plan: Plan) -> None:
+        """See `Contestant`."""
+        self._began = []
+        self._generate(aside(tasks), plan)
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:  # noqa: ARG002
         """See `Contestant`. One task at a time."""

@@ -18,14 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from foretoken.bench.contest import Plan, Run, Task, Watch
+from foretoken.bench.contest import Plan, Run, Task, Watch, aside
 from foretoken.bench.peers.catalog import Kind
 from foretoken.bench.peers.facts import Facts
 from foretoken.bench.peers.setup import known, python_of
 from foretoken.errors import PeerError
 
 WORKERS = Path(__file__).parent / "workers"
-WARM_UP = 4  # tokens
 TOLD = 400  # characters of what a worker said before it died
 
 
@@ -134,11 +133,13 @@ class Remote:
         if self.mode in self.kind.keeps:
             self.close()
 
+    def warm(self, tasks: Sequence[Task], plan: Plan) -> None:
+        """See `Contestant`. Raises PeerError. One that has just started needs it most."""
+        task = aside(tasks)
+        self.write([task.prompt.tokens], [task.limit], sampling_words(plan, tasks))
+
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:  # noqa: ARG002
-        """See `Contestant`. Raises PeerError. A worker that has just started writes something else
-        first, so that no text pays for its warm-up."""
-        if self._worker is None:
-            self.write([tasks[0].prompt.tokens[::-1]], [WARM_UP], sampling_words(plan, tasks))
+        """See `Contestant`. Raises PeerError."""
         made = self.write(
             [task.prompt.tokens for task in tasks], [task.limit for task in tasks],
             sampling_words(plan, tasks),
