@@ -20,7 +20,7 @@ def session(name: str = "stub", seed: int = 0, temperature: float = 0.0, **draft
     }  # fmt: skip
     sampling = Sampling(temperature=temperature, seed=seed)
     return SimpleNamespace(
-        tokens=[0] * CONTEXT, memo={}, drafter=SimpleNamespace(**told),
+        tokens=[0] * CONTEXT, memo={}, begun=True, drafter=SimpleNamespace(**told),
         request=SimpleNamespace(sampling=sampling), finish_reason=None, room=50,
     )  # fmt: skip
 

@@ -158,7 +158,7 @@ class Engine:
         try:
             if isinstance(session.cache, NoCache):
                 session.cache = self.target.new_cache(session.cache.capacity)
-            if not session.policy.leaves(session.drafter):
+            if not session.policy.leaves(session.drafter, len(self.sessions)):
                 begin(session)
         except BaseException:
             session.finish_reason = "error"

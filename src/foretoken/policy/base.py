@@ -49,9 +49,9 @@ class Policy(ABC):
         a policy needs of a drafter's folder and does not find is refused at once (ConfigError,
         ArtifactError)."""
 
-    def leaves(self, drafter: Drafter) -> bool:  # noqa: ARG002
-        """Whether the drafter is left alone now (`Budget.unseen`): a session that comes is shown to
-        it when it is next asked or shown anything."""
+    def leaves(self, drafter: Drafter, riding: int) -> bool:  # noqa: ARG002
+        """Whether the drafter is left alone now (`Budget.unseen`): a session that comes, while
+        `riding` others are there, is shown to it when it is next asked or shown anything."""
         return False
 
     @abstractmethod

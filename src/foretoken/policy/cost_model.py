@@ -40,7 +40,7 @@ from foretoken.policy.grants import grant
 from foretoken.policy.joint import best_width, by_joint
 from foretoken.policy.ledger import Ledger
 from foretoken.policy.promises import Promises
-from foretoken.policy.ways import Ways
+from foretoken.policy.ways import TRYING, Ways
 from foretoken.policy.worth import Worth
 from foretoken.target.cost import CostCurve
 from foretoken.tree import EMPTY, DraftTree
@@ -86,9 +86,9 @@ class CostModel(Policy):
         self._ways: dict[str, Ways] = {}  # by drafter
         self.promises = Promises()
 
-    def leaves(self, drafter: Drafter) -> bool:
-        """See `Policy`."""
-        return self._ways_of(drafter).rest.lasts
+    def leaves(self, drafter: Drafter, riding: int) -> bool:
+        """See `Policy`. In a batch a few try first."""
+        return riding >= TRYING or self._ways_of(drafter).rest.lasts
 
     def budget(self, session: Session) -> Budget:
         """`budgets` of one."""
@@ -126,7 +126,8 @@ class CostModel(Policy):
         for rider, way in zip(riders, wanted, strict=True):
             most = self._most(rider[0], way)
             granted = None if most is None else grant(rider, most, ways, self.worth, askers, halts)
-            budgets.append(left if granted is None else granted)
+            waits = not rider[0].begun and len(riders) > TRYING
+            budgets.append((UNSEEN if waits else left) if granted is None else granted)
         asked = [ledger for _, ledger in riders if ledger.way is not None]
         for _, ledger in riders:
             ledger.askers = len(asked) if ledger.way is not None else 0

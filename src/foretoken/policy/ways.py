@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from foretoken.policy.arms import LATEST, RARELY, Arm, Stream, choose
+from foretoken.policy.arms import HOPE, LATEST, RARELY, Arm, Stream, choose
 from foretoken.policy.ledger import Ledger
 from foretoken.policy.pace import SPIKE
 from foretoken.policy.rest import LONGEST, TELLS, Rest
@@ -67,15 +67,16 @@ class Ways:
         way, self._due = choose(arms, self.idle, stream, reading) if arms else (None, RARELY)
         self._chosen, asking = way or "", set[int]()
         if way is not None:
-            most = len(riders) if arms[way].gain > 0 else TRYING
+            pays = arms[way].gain > 0 and arms[way].asked >= min(HOPE, len(riders))
+            most = len(riders) if pays else TRYING
             if way != self.cheapest and not arms[way].asked:
                 most = 1
             best = sorted(able[way], key=lambda rider: rider[1].debt.owed)
             asking = {session.index for session, _ in best[:most]}
         wanted = [way if session.index in asking else ledger.lucky for session, ledger in riders]
         if way is not None and most == len(riders):  # who is not worth its reading asks cheaply
-            pays = self.cheapest if self.arms[self.cheapest].gain > 0 else None
-            wanted = [each or pays for each in wanted]
+            cheap = self.cheapest if self.arms[self.cheapest].gain > 0 else None
+            wanted = [each or cheap for each in wanted]
         return wanted
 
     def trials(self, worth: Worth) -> tuple[float, int]:

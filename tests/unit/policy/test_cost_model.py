@@ -40,6 +40,7 @@ def session(calibrated=True, **drafter):
             "gives": frozenset(), "trains": False, **drafter}  # fmt: skip
     return SimpleNamespace(
         index=next(INDICES),
+        begun=True,
         tokens=[0] * 50,
         memo={},
         drafter=Stub(calibrated=calibrated, **told),
