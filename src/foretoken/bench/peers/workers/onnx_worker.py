@@ -58,10 +58,13 @@ class OnnxRuntime(Engine):
         params = self.genai.GeneratorParams(self.model)
         options: dict[str, Any] = {"max_length": min(length, self.context), "do_sample": False}
         if sampling.temperature > 0:
-            options |= {"do_sample": True, "temperature": sampling.temperature,
-                        "top_p": sampling.top_p, "random_seed": sampling.seed}  # fmt: skip
-            if sampling.top_k:
-                options["top_k"] = sampling.top_k
+            options |= {
+                "do_sample": True,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "random_seed": sampling.seed,
+                "top_k": sampling.top_k,
+            }  # fmt: skip  (0 is off; unset, it is 50)
         params.set_search_options(**options)
         if self.mode == "ngram":
             params.set_speculative_options(
