@@ -45,7 +45,8 @@ class Own:
 
     def warm(self, tasks: Sequence[Task], plan: Plan) -> None:
         """See `Contestant`. Plainly, so that no drafter learns from it."""
-        request, _ = self._request(aside(tasks), plan)
+        task = aside(tasks)
+        request = Request(task.prompt.tokens, plan.sampling, Limits(max_new_tokens=task.limit))
         self.engine.run([request], self.engine.use(NULL_METHOD, NULL_POLICY))
 
     def run(self, tasks: Sequence[Task], plan: Plan, watch: Watch) -> Run:
