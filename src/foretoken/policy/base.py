@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foretoken import types
@@ -100,13 +100,22 @@ class Policy(ABC):
 
 def budgets_of(sessions: Sequence[Session]) -> list[Budget]:
     """The budget of every session of a step; each policy is asked once for all of its own."""
-    policies = dict.fromkeys(session.policy for session in sessions)
-    if len(policies) == 1:
-        return sessions[0].policy.budgets(sessions)
+    return grouped(sessions, lambda s: s.policy, lambda policy, own: policy.budgets(own))
+
+
+def grouped(
+    sessions: Sequence[Session],
+    owner: Callable[[Session], Any],
+    ask: Callable[[Any, Sequence[Session]], list[Budget]],
+) -> list[Budget]:
+    """`ask` of each owner with its own sessions; the answers in the order of all sessions."""
+    owners = {id(one): one for one in map(owner, sessions)}
+    if len(owners) == 1:
+        return ask(owner(sessions[0]), sessions)
     found: dict[int, Budget] = {}
-    for policy in policies:
-        theirs = [session for session in sessions if session.policy is policy]
-        found.update(zip(map(id, theirs), policy.budgets(theirs), strict=True))
+    for one in owners.values():
+        own = [session for session in sessions if owner(session) is one]
+        found.update(zip(map(id, own), ask(one, own), strict=True))
     return [found[id(session)] for session in sessions]
 
 

@@ -33,7 +33,7 @@ from pydantic import Field
 from foretoken import types
 from foretoken.draft.base import Drafter
 from foretoken.policy.arms import Arm
-from foretoken.policy.base import Policy
+from foretoken.policy.base import Policy, grouped
 from foretoken.policy.debt import Debt
 from foretoken.policy.fixed import OWN
 from foretoken.policy.grants import grant
@@ -97,15 +97,7 @@ class CostModel(Policy):
     def budgets(self, sessions: Sequence[Session]) -> list[Budget]:
         """Which way to ask each drafter, how much of it; or nothing. One that pays is asked for all
         its sessions, since they share its forwards and the target's."""
-        drafters = {id(session.drafter): session.drafter for session in sessions}
-        if len(drafters) == 1:
-            return self._together(sessions[0].drafter, sessions)
-        found: dict[int, Budget] = {}
-        for drafter in drafters.values():
-            mine = [session for session in sessions if session.drafter is drafter]
-            for session, budget in zip(mine, self._together(drafter, mine), strict=True):
-                found[id(session)] = budget
-        return [found[id(session)] for session in sessions]
+        return grouped(sessions, lambda session: session.drafter, self._together)
 
     def _together(self, drafter: Drafter, sessions: Sequence[Session]) -> list[Budget]:
         riders = [(session, self._ledger(session)) for session in sessions]

@@ -81,7 +81,7 @@ class Ways:
 
     def trials(self, worth: Worth) -> tuple[float, int]:
         """(seconds a step that trials of what does not pay may cost, most steps without one)."""
-        return self.slack * self.plain / 2, max(RARELY, int(LATEST / self.plain / worth.batch))
+        return self._allowed, max(RARELY, int(LATEST / self.plain / worth.batch))
 
     def is_open(self, session: Session, ledger: Ledger, way: str, worth: Worth) -> bool:
         """Whether the way was asked in this text, or the text is worth its reading. One that is
@@ -107,7 +107,11 @@ class Ways:
     @property
     def dear(self) -> bool:
         """Whether a drafter that is not asked had better not watch, either."""
-        return self.rest.dear(self.slack * self.plain / 2)
+        return self.rest.dear(self._allowed)
+
+    @property
+    def _allowed(self) -> float:
+        return self.slack * self.plain / 2  # trials may take a half of what may be lost
 
     def leave(self) -> None:
         """Nobody asks, now or before the next trial is due; or until a debt is worn off, where

@@ -81,11 +81,16 @@ class Job:
         return len(self.fresh) + len(self.tree) - self.scored
 
 
+def reads_alone(job: Job, jobs: Sequence[Job]) -> bool:
+    """Whether a job is not to share the forward of those that it comes with."""
+    return len(job.fresh) > CATCH_UP and len(jobs) > 1
+
+
 def rows_together(jobs: Sequence[Job]) -> tuple[int, int]:
     """(rows of the forward in which sessions ride together, padded to the longest of them; rows of
     prompts that are read alone) when one `Target.score` has these jobs."""
-    alone = [job.rows for job in jobs if len(job.fresh) > CATCH_UP and len(jobs) > 1]
-    riding = [job.rows for job in jobs if len(job.fresh) <= CATCH_UP or len(jobs) == 1]
+    alone = [job.rows for job in jobs if reads_alone(job, jobs)]
+    riding = [job.rows for job in jobs if not reads_alone(job, jobs)]
     return len(riding) * max(riding, default=0), sum(alone)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foretoken.errors import CapabilityError, ConfigError
 from foretoken.target.attention import BITWISE, FOLDED
-from foretoken.target.base import CATCH_UP, Job
+from foretoken.target.base import Job, reads_alone
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.lean import lean
 from foretoken.target.linear import PackedLinear
@@ -132,7 +132,7 @@ class HFTarget:
         out: dict[int, Scores] = {}
         together: list[int] = []
         for i, job in enumerate(jobs):
-            if self.shapes.alone or (len(job.fresh) > CATCH_UP and len(jobs) > 1):
+            if self.shapes.alone or reads_alone(job, jobs):
                 out[i] = self._forward([job])[0]
             else:
                 together.append(i)

@@ -21,14 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from foretoken.target.attention import FOLDED, _fold, _unfold
+from foretoken.target.attention import FOLDED, folded_attention
 from foretoken.target.cache import KVPool
 from foretoken.target.suited import rope_types
+from foretoken.target.widen import FAMILIES
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPES = {"default", "linear", "llama3", "yarn"}  # angles that hang on the position alone
 LEAST = 256  # rows of the table of angles
 
@@ -122,10 +121,8 @@ def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool
     both = (both * cos + both.roll(a.head_dim // 2, -1) * sin).transpose(1, 2)
     q, k = both[:, :heads], both[:, heads:]
     keys, values = pool.update(k, v.transpose(1, 2), a.layer_idx)
-    out = F.scaled_dot_product_attention(
-        _fold(q, keys.shape[1]), keys, values, attn_mask=mask, scale=a.scaling
-    )
-    joined: Tensor = a.o_proj(_unfold(out, heads, n).reshape(b, n, -1))
+    out, _ = folded_attention(a, q, keys, values, mask, a.scaling)
+    joined: Tensor = a.o_proj(out.reshape(b, n, -1))
     return joined
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from foretoken.target.base import Job
 from foretoken.target.hf import HFTarget
-from foretoken.target.lean import FAMILIES
 from foretoken.target.load import set_attention
+from foretoken.target.widen import FAMILIES
 from foretoken.tree import EMPTY, DraftTree
 from tests import tiny
 
