@@ -153,6 +153,18 @@ def test_long_prompt_is_read_in_pieces(family: HFTarget, monkeypatch: pytest.Mon
     b.cache.release()
 
 
+def test_rounded_row_counts(family: HFTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Padded rows change nothing: prompts, trees, in company and alone."""
+    monkeypatch.setattr(family, "shapes", Shapes(buckets=(1, 4, 9, 16), chunk=16))
+    a, b = Rider(family, tiny.prompt(5, 23)), Rider(family, tiny.prompt(6, 10))
+    forward(family, [(a, TREE, [0, 2])])
+    forward(family, [(a, EMPTY, []), (b, CHAIN, [0])])
+    grow(family, [(a, TREE, (0, 2, 3, 5), [1, 4])])
+    forward(family, [(b, WIDE, [3])])
+    a.cache.release()
+    b.cache.release()
+
+
 def test_a_draft_grows_node_by_node(family: HFTarget) -> None:
     """From the root's row or with it, level by level or not, with every kind of path kept."""
     rider = Rider(family, tiny.prompt(1, 13))

@@ -7,17 +7,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from foretoken.draft.trigram_table import (
-    NO_ROW,
-    Overlay,
-    Row,
-    TrigramTable,
-    blend,
-    normalise,
-    rank,
-)
-
-Pair = tuple[int, int]  # (a, b); (-1, b) is the back-off row of b
+from foretoken.draft.overlay import Note, Overlay, Pair
+from foretoken.draft.trigram_table import NO_ROW, Row, TrigramTable, blend, normalise, rank
 
 
 class Store:
@@ -27,7 +18,7 @@ class Store:
         self, base: TrigramTable | None, max_rows: int, max_successors: int, decay: float = 1.0
     ) -> None:
         self.base, self.max_successors, self.decay = base, max_successors, decay
-        self.overlay = Overlay(max_rows)
+        self.overlay = Overlay(max_rows, self._work_in)
         self.heavy = False  # whether weights may sum to more than 1: once something was bumped
         self._learned = self.overlay.get
         self._tries: OrderedDict[tuple[int, ...], int] = OrderedDict()
@@ -73,12 +64,7 @@ class Store:
 
     def learn(self, key: Pair, new: Row, share: float) -> None:
         """Blend `new` into the key's row; a key without one starts from `new` alone."""
-        old = self.weights(key)
-        if not old[0]:
-            share = 1.0
-        elif self.decay != 1.0:
-            old = (old[0], [w * self.decay for w in old[1]])
-        self.overlay.put(key, blend(old, new, share, self.max_successors))
+        self.overlay.note(key, (new, share))
 
     def bump(self, key: Pair, token: int, gain: float, cap: float) -> None:
         """Add `gain` to one weight, up to `cap`; the entry is made if it is absent."""
@@ -101,11 +87,31 @@ class Store:
                 found = seen.setdefault((a, b), {})
                 found[c] = found.get(c, 0) + 1
             for key, found in seen.items():
-                n = sum(found.values())
-                old = self.row(*key)
-                share = n / (n + trust)
-                new = rank({t: k / n for t, k in found.items()}, len(found))
-                self.overlay.put(key, blend(old, new, share, self.max_successors))
+                self.overlay.note(key, (found, trust))
+
+    def _work_in(self, key: Pair, row: Row, notes: Sequence[Note]) -> Row:
+        """See `Overlay`."""
+        for said, weight in notes:
+            if isinstance(said, dict):
+                old, (new, share) = self._before(key, row), _rates(said, weight)
+            else:
+                old, new, share = row, said, weight
+                if not old[0] and self.base is not None:
+                    old = self.base.row(*key)
+                if not old[0]:
+                    share = 1.0
+                elif self.decay != 1.0:
+                    old = (old[0], [w * self.decay for w in old[1]])
+            row = blend(old, new, share, self.max_successors)
+        return row
+
+    def _before(self, key: Pair, row: Row) -> Row:
+        """What is known of a key beside `row`, its own: with back-off, at most 1 together."""
+        if not row[0] and self.base is not None:
+            row = self.base.row(*key)
+        if not row[0] and key[0] >= 0:
+            row = self.weights((-1, key[1]))
+        return normalise(row) if self.heavy else row
 
     def state(self) -> list[Any]:
         """Learned rows, the one written longest ago first: [a, b, tokens, weights]."""
@@ -116,3 +122,9 @@ class Store:
         for a, b, tokens, weights in rows:
             self.overlay.put((a, b), (list(tokens), list(weights)))
             self.heavy = self.heavy or sum(weights) > 1.001  # beyond rounding
+
+
+def _rates(counts: dict[int, int], trust: float) -> tuple[Row, float]:
+    """A text's counts as a row, and its share against what was known."""
+    n = sum(counts.values())
+    return rank({t: k / n for t, k in counts.items()}, len(counts)), n / (n + trust)

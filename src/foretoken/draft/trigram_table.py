@@ -1,4 +1,4 @@
-"""Tri-gram rows at run time: a read-only, memory-mapped base and an overlay of what was seen.
+"""Tri-gram rows at run time: a read-only, memory-mapped base.
 
 A row is the successors of a token pair, likeliest first, with honest probabilities: a base row was
 pruned *after* division by its total, so it may sum to less than 1.
@@ -13,8 +13,7 @@ kept as round(8 log2 total) in one byte, enough to say how far a row may be trus
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -161,32 +160,6 @@ class TrigramTable:
             return NO_ROW, 0.0
         probs = [_WEIGHT[w] for w in view[kind + "_weight"][low:high]]
         return (view[kind + "_token"][low:high].tolist(), probs), _TOTAL[view[kind + "_total"][at]]
-
-
-class Overlay:
-    """What was seen while running: at most `limit` rows, the one written longest ago goes first.
-
-    Keys are pairs (a, b); (-1, b) is the back-off row of b. Weights may sum to more than 1.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._rows: OrderedDict[tuple[int, int], Row] = OrderedDict()
-        self.get = self._rows.get  # the hot path: no extra call
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[tuple[tuple[int, int], Row]]:
-        """Rows, the one written longest ago first."""
-        return iter(self._rows.items())
-
-    def put(self, key: tuple[int, int], row: Row) -> None:
-        """Write a row; it is the youngest now."""
-        self._rows[key] = row
-        self._rows.move_to_end(key)
-        if len(self._rows) > self.limit:
-            self._rows.popitem(last=False)
 
 
 def _views(path: Path, header: dict[str, Any], body: memoryview) -> dict[str, Any]:

@@ -93,10 +93,10 @@ class CompiledTarget(HFTarget):
         ).logits
         return logits
 
-    def _run(self, packed: Packed, lo: int, starts: Sequence[int], keep: int) -> Tensor:
+    def _run(self, packed: Packed, lo: int, starts: Sequence[int], kept: slice) -> Tensor:
         n = packed.ids.shape[1]
         if n > BUCKETS[-1] or lo > 0:  # graphs read the first slots; a prompt may be read elsewhere
-            return super()._run(packed, lo, starts, keep)
+            return super()._run(packed, lo, starts, kept)
         batch, length = len(starts), next(iter(packed.masks.values())).shape[-1]
         slots = torch.arange(lo, lo + batch, device=self.device)[:, None]
         rows = torch.tensor(starts, device=self.device)[:, None]
@@ -107,7 +107,7 @@ class CompiledTarget(HFTarget):
             logits = self._replay(inputs, length, (batch, n, length, self.pool.rows))
         else:
             logits = self._call_static(inputs, length)
-        return logits[:, n - keep :]
+        return logits[:, kept]
 
     def _call_static(self, inputs: list[Tensor], length: int) -> Tensor:
         ids, positions, *masks, slots, rows = inputs

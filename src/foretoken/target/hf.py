@@ -15,9 +15,9 @@ from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.base import Job, reads_alone
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.lean import lean
-from foretoken.target.linear import PackedLinear
+from foretoken.target.linear import PackedLinear, made_by_height
 from foretoken.target.pack import Packed, Packer, Rows
-from foretoken.target.shapes import BITWISE_SHAPES, Shapes
+from foretoken.target.shapes import BITWISE_SHAPES, ROUNDED_SHAPES, Shapes
 from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_tree
 from foretoken.tree import EMPTY
 from foretoken.types import Scores
@@ -60,7 +60,7 @@ class HFTarget:
             raise CapabilityError(f"the model lies on several devices ({named}); load it on one")
         self.model = model.eval()
         self.exact = exact
-        self.shapes = BITWISE_SHAPES if exact == "bitwise" else Shapes()
+        self.shapes = self._shapes_for(exact)
         self.max_draft = self.shapes.chunk - 1
         config = model.config.get_text_config()
         self.name = name or getattr(model.config, "_name_or_path", "") or model.config.model_type
@@ -85,6 +85,11 @@ class HFTarget:
         self._hidden: Tensor | None = None  # [B, keep, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)
+
+    def _shapes_for(self, exact: str) -> Shapes:
+        if exact == "bitwise":
+            return BITWISE_SHAPES
+        return ROUNDED_SHAPES if made_by_height(self.model) else Shapes()
 
     @property
     def how(self) -> str:
@@ -208,18 +213,24 @@ class HFTarget:
         length = self.shapes.length(max(r.start for r in batch) + n)
         self.pool.ensure(length)
         packed = self._packer.pack(batch, n, length)
-        # one session: only the root's and the draft's rows are wanted, and stand last
-        alone = len(batch) == 1 and n == used and self._keeps_logits
-        keep = min(len(batch[0].tree) + 1, n) if alone else n
-        return self._run(packed, lo, [r.start for r in batch], keep), n - keep
+        first, many = 0, n
+        if len(batch) == 1 and self._keeps_logits:  # only the root's and the draft's are wanted
+            wanted = min(len(batch[0].tree) + 1, used)
+            many = self.shapes.rows(wanted)
+            first = min(used - wanted, n - many)
+        return self._run(packed, lo, [r.start for r in batch], slice(first, first + many)), first
 
-    def _run(self, packed: Packed, lo: int, starts: Sequence[int], keep: int) -> Tensor:
-        """Logits [B, keep, V] of the last `keep` rows."""
+    def _run(self, packed: Packed, lo: int, starts: Sequence[int], kept: slice) -> Tensor:
+        """Logits [B, rows kept, V]."""
         n, length = packed.ids.shape[1], next(iter(packed.masks.values())).shape[-1]
         self.pool.place(lo, starts, n, length)
         if self._lean is not None:
-            return self._lean(packed.ids, packed.positions, packed.masks, self.pool, keep)
-        extra = {"logits_to_keep": keep} if keep < n else {}
+            return self._lean(packed.ids, packed.positions, packed.masks, self.pool, kept)
+        extra: dict[str, Any] = {}
+        if kept.stop < n:
+            extra["logits_to_keep"] = torch.arange(kept.start, kept.stop, device=self.device)
+        elif kept.start:
+            extra["logits_to_keep"] = n - kept.start
         logits: Tensor = self.model(
             input_ids=packed.ids,
             position_ids=packed.positions,

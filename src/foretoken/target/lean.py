@@ -78,9 +78,9 @@ class Lean:
 
     def __call__(
         self, ids: Tensor, positions: Tensor, masks: Mapping[int | None, Tensor], pool: KVPool,
-        keep: int,
+        kept: slice,
     ) -> Tensor:  # fmt: skip
-        """[B, keep, V] logits of the last `keep` rows.
+        """[B, rows kept, V] logits.
 
         ids, positions [B, n]; masks: window -> [B, 1, fold * n, L] additive, of `Packer`; pool: has
         been told where the rows are placed. No position is beyond L.
@@ -94,7 +94,7 @@ class Lean:
             x = x + _attend(layer.self_attn, h, angles, masks[window], pool)
             mlp, h = layer.mlp, _rms(x, layer.post_attention_layernorm)
             x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(h)) * mlp.up_proj(h))
-        logits: Tensor = self._model.get_output_embeddings()(_rms(x[:, -keep:], inner.norm))
+        logits: Tensor = self._model.get_output_embeddings()(_rms(x[:, kept], inner.norm))
         return logits
 
     def _angles(self, positions: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:

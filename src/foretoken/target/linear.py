@@ -74,6 +74,16 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.float32
 
 
+def made_by_height(model: nn.Module) -> bool:
+    """Whether products are made for every row count anew, which takes a millisecond for each kind
+    of layer: by oneDNN, for bfloat16 and for packed weights."""
+    first = next(model.parameters())
+    if first.device.type != "cpu":
+        return False
+    packed = any(isinstance(module, PackedLinear) for module in model.modules())
+    return packed or (first.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available())
+
+
 def pack_linears(model: nn.Module) -> int:
     """Replace the large nn.Linear of a model that we loaded ourselves; how many were replaced.
 

@@ -29,6 +29,12 @@ class Shapes:
         return -(-columns // self.columns) * self.columns
 
 
+# For products that are made anew for every height: few heights.
+ROUNDED_SHAPES = Shapes(
+    buckets=(1, 2, 4, 8, 12, 16, *range(20, 40, 4), *range(40, 64, 8), *range(64, 128, 16),
+             *range(128, 513, 32))
+)  # fmt: skip
+
 # One shape for everything: a matrix product of 32 rows gives each row the same bits wherever it
 # stands and whoever else rides along, which products of different heights do not.
 BITWISE_SHAPES = Shapes(buckets=(32,), chunk=32, alone=True)

@@ -9,7 +9,6 @@ from foretoken.draft.mapped import PREFIX
 from foretoken.draft.trigram_table import (
     NO_ROW,
     TABLE,
-    Overlay,
     TrigramTable,
     blend,
     normalise,
@@ -97,16 +96,6 @@ def test_a_large_vocabulary_uses_wide_ids(tmp_path):
     builder.finish(tmp_path / "t.table", "")
     table = TrigramTable.open(tmp_path / "t.table", "")
     assert table.trigram(199_999, 70_000)[0] == ([150_000], [1.0])
-
-
-def test_overlay_drops_the_row_written_longest_ago():
-    overlay = Overlay(3)
-    for i in range(3):
-        overlay.put((0, i), ([i], [1.0]))
-    overlay.put((0, 0), ([9], [1.0]))  # written again: now the youngest
-    overlay.put((0, 7), ([7], [1.0]))
-    assert len(overlay) == 3
-    assert [key for key, _ in overlay] == [(0, 2), (0, 0), (0, 7)]
 
 
 def test_rank_blend_and_normalise():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretoken.target.pack import Packer, Rows
-from foretoken.target.shapes import BITWISE_SHAPES, Shapes
+from foretoken.target.shapes import BITWISE_SHAPES, ROUNDED_SHAPES, Shapes
 from foretoken.tree import EMPTY, DraftTree
 from tests.unit.test_tree import trees
 
@@ -66,3 +66,5 @@ def test_free_and_rounded_shapes() -> None:
     assert (Shapes().rows(7), Shapes().length(7)) == (7, 7)
     assert Shapes(columns=8).length(9) == 16
     assert BITWISE_SHAPES.rows(3) == BITWISE_SHAPES.chunk
+    assert ROUNDED_SHAPES.rows(512) == ROUNDED_SHAPES.chunk
+    assert all(n <= ROUNDED_SHAPES.rows(n) <= max(n * 4 / 3 + 2, 8) for n in range(1, 513))
