@@ -193,6 +193,7 @@ class Level:
     hidden: Tensor | None = None
     # [m] whose rows those are: places in the level before; () at depth 1, where it is the root's
     rows: Sequence[int] = ()
+    seconds: float = 0.0  # that drafting it took, this session's share; 0.0: not known
 
     def paths(self, q: Sequence[float], above: Sequence[float]) -> list[float]:
         """[k] of each node's path, if its own probability is q and that of the paths in the level

@@ -109,7 +109,8 @@ def stream(
         start = process_time_ns()
         drafter.begin(session)
         learning = process_time_ns() - start
-        budget = Budget(nodes, way=drafter.ways[0])  # the cheapest: no model
+        # the fullest way that runs no model
+        budget = Budget(nodes, way="free" if "free" in drafter.ways else drafter.ways[0])
         while rest:
             start = process_time_ns()
             tree = drafter.propose(session, budget)

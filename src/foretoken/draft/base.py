@@ -48,6 +48,7 @@ class Drafter(ABC):
     lossy_with: ClassVar[str] = ""  # options that make it so, for `foretoken methods`
     nodes: int = 16  # budget when the user gives none
     runs_model: ClassVar[bool] = False  # whether a proposal takes forwards of a model of its own
+    light: ClassVar[bool] = False  # whether a proposal takes some tens of microseconds: a copy
     trains: ClassVar[bool] = False  # whether it trains a model meanwhile: long steps are its own
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last

@@ -115,6 +115,7 @@ class LmDrafter(Drafter):
     def propose_batch(self, asked: Sequence[tuple[Session, Budget]]) -> list[DraftTree]:
         """All drafts grow together: a forward for the root, then one for each level but the last;
         a draft that is finished drops out."""
+        target = self.model.target
         with self.model.lock:
             growths = [self._growth(session, budget) for session, budget in asked]
             growing = [
@@ -123,9 +124,11 @@ class LmDrafter(Drafter):
                 if growth.frontier
             ]
             while growing:
-                scores = self.model.target.score([draft.job() for draft in growing])
+                start = target.now()
+                scores = target.score([draft.job() for draft in growing])
                 for draft, rows in zip(growing, scores, strict=True):
-                    draft.grow(rows, self.options.temperature)
+                    share = (target.now() - start) / len(growing)
+                    draft.grow(rows, self.options.temperature, share)
                 growing = [draft for draft in growing if draft.growth.frontier]
         return [growth.tree() for growth in growths]
 
@@ -203,8 +206,8 @@ class Draft:
             self._tokens.append(token)
         return Job(cache, (), DraftTree(self._tokens, self._parents), scored)
 
-    def grow(self, scores: Scores, temperature: float | None) -> None:
-        """One level more. scores: [len(frontier)] rows of the model."""
+    def grow(self, scores: Scores, temperature: float | None, seconds: float = 0.0) -> None:
+        """One level more. scores: [len(frontier)] rows of the model. seconds: that they took."""
         if not self._tokens:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
         try:
@@ -215,13 +218,16 @@ class Draft:
         if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
             raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
         growth, read, first = self.growth, self.growth.frontier, len(self.growth.tokens)
+        if read[0] == -1:
+            seconds = 0.0  # text was read as well: no later level takes so long
         growth.grow(logprobs)
         go_on = growth.budget.go_on
         if go_on is not None and growth.frontier:
             entropy = entropies(logprobs) if "entropy" in self.wanted else ()
             hidden = scores.hidden.get("final") if "hidden" in self.wanted else None
             nodes = growth.fresh(first)
-            if not go_on(self._level(read, nodes, entropy, hidden)):
+            level = self._level(read, nodes, entropy, hidden)
+            if not go_on(replace(level, seconds=seconds)):
                 growth.stop()
             self._above = nodes
 

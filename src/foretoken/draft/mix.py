@@ -12,9 +12,10 @@ many fixed ones there are is settled before anything is drawn, and a fixed child
 sibling goes (after a rejection it could not stand).
 Source: own; fusion after RASD (2503.03434).
 Cost: the sources' own, and some microseconds for a candidate. Sources that run a model are asked in
-the way "all" and left out in the way "free", so that a policy may save their time; one that drafts
-level by level asks whether to go on (`Budget.source_on`), as it does alone. What is learned
-of the sources is kept by `scope`, as what they learn themselves.
+the way "all" alone; in the way "free" they are left out, and in the way "light" all that do not
+just copy, so that a policy may save their time. One that drafts level by level asks whether to go
+on (`Budget.source_on`), as it does alone. What is learned of the sources is kept by `scope`, as
+what they learn themselves.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from foretoken.tree import EMPTY, DraftTree
 from foretoken.types import Budget, Level, Session, Step
 
 SOURCES = ("aded", "suffix-store", "token-recycling", "predicted")
+WAYS = ("light", "free", "all")  # by what is asked in them: copies, what runs no model, everything
 DRAWN = ("without_replacement", "mixed")
 # of idle tenants' judges together; one has some thousands at most, of 100 bytes each
 MOST_BINS = 200_000
@@ -84,7 +86,12 @@ class Mix(Drafter):
         self.names = tuple(part.name for part in self.parts)
         self.judges = Scopes(options.scope, partial(Judge, self.names), MOST_BINS)
         self.needs = frozenset().union(*(part.needs for part in self.parts))
-        self.ways = ("free", "all") if len({p.runs_model for p in self.parts}) == 2 else ("",)
+        heavy = any(not (part.light or part.runs_model) for part in self.parts)
+        self._way = [
+            WAYS[2 if part.runs_model else 0 if part.light and heavy else 1] for part in self.parts
+        ]
+        ways = tuple(way for way in WAYS if way in self._way)
+        self.ways = ways if len(ways) > 1 else ("",)
         models = [part for part in self.parts if part.runs_model]
         if [(part.emits, "levels" in part.gives) for part in models] == [("point", True)]:
             self.gives = frozenset({"source levels"})
@@ -147,7 +154,7 @@ class Mix(Drafter):
             mine = [
                 k for k, (_, budget) in enumerate(asked)
                 if budget.nodes > 0 and budget.depth > 0
-                and not (part.runs_model and budget.way == "free")
+                and WAYS.index(self._way[i]) <= WAYS.index(budget.way or WAYS[-1])
             ]  # fmt: skip
             if mine:
                 trees = part.propose_batch([self._share(i, *asked[k]) for k in mine])
@@ -167,7 +174,8 @@ class Mix(Drafter):
         budget = replace(budget, go_on=go_on)
         if self._drawn:
             return session, replace(budget, nodes=budget.nodes // 2)
-        return session, replace(budget, min_prob=max(budget.min_prob, self.options.least))
+        # their word is not yet what it is worth here
+        return session, replace(budget, min_prob=max(budget.min_prob / 2, self.options.least))
 
     def _merged(self, session: Session, budget: Budget, drafts: dict[int, DraftTree]) -> DraftTree:
         memory: _Memory = session.memo[self.name]

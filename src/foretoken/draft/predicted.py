@@ -44,6 +44,7 @@ class Predicted(Drafter):
     source = "own"
     needs = frozenset({"tokens", "prediction"})
     nodes = 32
+    light = True
 
     class Options(types.Options):
         """How far to trust a prediction."""

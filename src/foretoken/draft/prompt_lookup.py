@@ -27,6 +27,7 @@ class PromptLookup(Drafter):
     summary = "copy what followed the last tokens earlier in the context"
     source = "Saxena 2023, github.com/apoorvumang/prompt-lookup-decoding"
     nodes = 10
+    light = True
 
     class Options(types.Options):
         """How long a match to look for, and how much to copy."""

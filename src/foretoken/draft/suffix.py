@@ -41,6 +41,7 @@ class Suffix(Drafter):
     summary = "copy what followed the longest earlier match, of any length"
     source = "Hu et al. 2024, SAM-Decoding, arXiv 2411.10666"
     nodes = 16
+    light = True
 
     class Options(types.Options):
         """How much to copy, and how much context to remember."""

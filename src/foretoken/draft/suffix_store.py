@@ -45,6 +45,7 @@ class SuffixStore(Drafter):
     summary = "counted suffix trees of this text and of finished requests"
     source = "Oliaro et al. 2025, SuffixDecoding, arXiv 2411.04975"
     nodes = 16
+    light = True
 
     class Options(types.Options):
         """Shape and size of a draft, and bounds of what is kept."""

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from statistics import median
+from statistics import fmean, median
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -27,6 +27,9 @@ TRIALS = 0.01  # share of the tokens that trials of a way which is behind may co
 EARLY = 4  # times that share, until the way was asked HOPE times
 FADES = 0.9  # of what reading costs, with every text that was not read for it: it may have changed
 READINGS, TIMES = 9, 15  # samples
+FIXED = 8  # nodes that take as long to propose as what a proposal takes without any
+BELIEVED = 5  # drafts after which it is known what a drafter's word is worth
+MOST = 0.2  # a likelier node is always asked for
 
 
 @dataclass
@@ -38,6 +41,9 @@ class Arm:
     times: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))  # of proposals
     # of sessions' first ones by token of the text, beyond the usual: a model reads the prompt
     readings: deque[float] = field(default_factory=lambda: deque(maxlen=READINGS))
+    nodes: deque[int] = field(default_factory=lambda: deque(maxlen=TIMES))  # of proposals
+    # probability of the least likely node that was scored: the drafter's word over what we think
+    said: deque[float] = field(default_factory=lambda: deque(maxlen=TIMES))
     asked: int = 0
     depths: Depths = field(default_factory=Depths)
 
@@ -46,6 +52,17 @@ class Arm:
         """Of a proposal: the median of the last ones, so that a pause of the process (it collects
         garbage, another one runs) is not taken for the way's own time."""
         return median(self.times) if self.times else 0.0
+
+    def least(self, row: float, rate: float) -> float:
+        """The joint probability, by the drafter's own word, from which a node is worth the time of
+        proposing and scoring it; 0 until it is known what that word is worth.
+
+        row: seconds of scoring one more node. rate: tokens that a second is worth.
+        """
+        if len(self.said) < BELIEVED or not self.nodes:
+            return 0.0
+        each = self.seconds / (fmean(self.nodes) + FIXED)
+        return min(rate * (row + each), MOST) * min(median(self.said), 1.0)
 
     def interval(self, allowed: float, latest: int = RARELY, reading: float = 0.0) -> int:
         """Steps between trials that may cost `allowed` seconds a step on average; `latest` of them

@@ -149,6 +149,7 @@ class CostModel(Policy):
         ledger, worth = self._ledger(session), self.worth
         reach = self.promises.reach(session, level, ledger)
         depths, rate = self._arm_of(session).depths, worth.rate(worth.share(session))
+        depths.shown(level.seconds)
         askers = ledger.askers or None
         more = depths.worth(level.depth, reach, rate, lambda n: worth.share(session, n, askers))
         ledger.levels = level.depth + more
@@ -176,12 +177,16 @@ class CostModel(Policy):
         kept, rate = min(self._stood / self._promised, 1.0), self.worth.rate(line[batch] / batch)
         width = best_width(ranked, kept, lambda n: rate * (line[batch * (1 + n)] - line[batch]))
         return [
-            self._kept(session, tree, q, nodes[:width])
-            for (session, tree), (q, _), nodes in zip(asked, promised, order, strict=True)
+            self._kept(session, tree, said, nodes[:width])
+            for (session, tree), said, nodes in zip(asked, promised, order, strict=True)
         ]
 
     def _kept(
-        self, session: Session, tree: DraftTree, q: Sequence[float], nodes: list[int]
+        self,
+        session: Session,
+        tree: DraftTree,
+        promised: tuple[Sequence[float], Sequence[float]],
+        nodes: list[int],
     ) -> DraftTree:
         """The part of the tree to score: of `nodes`, best first, as many as can be afforded; with
         the probabilities that they were chosen by."""
@@ -196,6 +201,9 @@ class CostModel(Policy):
             nodes.pop()
         if not nodes:
             return EMPTY
+        (q, joints), last = promised, nodes[-1]
+        if tree.q and joints[last] > 0.0:
+            self._arm_of(session).said.append(tree.joint[last] / joints[last])
         nodes.sort()
         return replace(tree.prune(nodes), q=[q[node] for node in nodes])
 

@@ -29,6 +29,7 @@ class Depths:
         self._nodes: list[float] = []
         self.seconds = 0.0  # of drafting one level, the median of the last ones: the first are slow
         self._levels: deque[float] = deque(maxlen=SAMPLES)
+        self._shown = False  # whether the drafter itself tells what a level takes
 
     def observe(
         self, by_level: list[int], stood: int, seconds: float | None, judged: int | None = None
@@ -45,9 +46,21 @@ class Depths:
             if d <= stood and (judged is None or d < judged):
                 self._tried[d] = FORGET * self._tried[d] + 1.0
                 self._stood[d] = FORGET * self._stood[d] + (stood > d)
-        if by_level and seconds is not None:
-            self._levels.append(seconds / len(by_level))
-            self.seconds = median(self._levels)
+        if by_level and seconds is not None and not self._shown:
+            self._took(seconds / len(by_level))
+
+    def shown(self, seconds: float) -> None:
+        """What a level took, by the drafter's own clock; it is believed rather than whole drafts.
+        Nothing if that is not known (0.0)."""
+        if seconds > 0.0:
+            if not self._shown:
+                self._levels.clear()
+            self._shown = True
+            self._took(seconds)
+
+    def _took(self, seconds: float) -> None:
+        self._levels.append(seconds)
+        self.seconds = median(self._levels)
 
     @property
     def timed(self) -> int:

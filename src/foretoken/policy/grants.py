@@ -27,7 +27,9 @@ def grant(
         if drafter.runs_model or drafter.emits != "point":
             budget, seconds = _deep(rider, most, ways, worth, askers, halts)
         else:  # asking alone would eat up what is allowed: there must be room for a node as well
-            budget = most
+            row = (worth.share(session, most.nodes, askers) - plain) / max(most.nodes, 1)
+            least = ways.arms[ways.cheapest].least(row, worth.rate(plain))
+            budget = replace(most, min_prob=least)
             seconds = ways.arms[most.way].seconds + worth.share(session, 1, askers)
     if not budget.nodes and most.way != ways.cheapest and ways.arms[ways.cheapest].gain > 0:
         return grant(rider, replace(most, way=ways.cheapest), ways, worth, askers, halts)

@@ -147,6 +147,7 @@ class Ways:
         known = not first or arm.asked > 0  # else nobody knows what of it was reading
         if known:
             arm.times.append(drafting - reading)
+            arm.nodes.append(len(offer))
         gain = len(step.verdict.path) - rate * (wider + arm.seconds)
         ledger.lucky = ledger.way if gain > 0 else None
         if known:

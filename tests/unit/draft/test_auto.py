@@ -17,7 +17,7 @@ def made(assets, **values):
 def test_without_files_the_cheap_sources_propose():
     auto = made(None)
     assert auto.names == SOURCES
-    assert auto.ways == ("",)
+    assert auto.ways == ("light", "free")
     assert not any(part.runs_model for part in auto.parts)
 
 
@@ -28,7 +28,7 @@ def test_what_lies_beside_the_weights_is_taken_up(tmp_path):
     assert found(tmp_path) == list(BESIDE.values())
     auto = made(demo_model())  # the bundled model has a drafter
     assert auto.names == (*SOURCES, "lm-top-k")
-    assert auto.ways == ("free", "all")
+    assert auto.ways == ("light", "free", "all")
     assert auto.gives == frozenset({"source levels"})  # its drafts end on the way
 
 

@@ -1,6 +1,7 @@
 """mix: one tree, every node once, calibrated; sources that are drawn stay drawn."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -150,6 +151,38 @@ def test_ways_leave_the_model_out():
     engine.step()
     assert any("lm-top-k" in s for s in made.propose(session, Budget(12, way="all")).sources)
     assert not any("lm-top-k" in s for s in made.propose(session, Budget(12, way="free")).sources)
+    engine.cancel(session)
+
+
+@pytest.mark.parametrize(
+    ("sources", "ways"),
+    [
+        (("prompt-lookup", "suffix"), ("",)),
+        (("aded", "token-recycling"), ("",)),
+        (("prompt-lookup", "aded"), ("light", "free")),
+        (("prompt-lookup", "aded", "lm-top-k"), ("light", "free", "all")),
+    ],
+)
+def test_each_way_asks_who_is_cheap_enough(sources, ways):
+    target = tiny.target("small")
+    small = {"lm-top-k": {"model": tiny.small_model(target.vocab)}} if "lm-top-k" in sources else {}
+    made = mix(target, sources, source_options=small)
+    assert made.ways == ways
+    engine = Engine(target, method="plain")
+    text = tiny.prompt(0, 16, target.vocab) * 2  # something to copy
+    session = engine.add(tiny.request(text, 8), build(target, made.context, made, "fixed"))
+    engine.step()
+    for number, way in enumerate(ways):
+        asked: set[str] = set()
+
+        def propose(who, name, asked=asked):
+            asked.add(name)
+            return [DraftTree()] * len(who)
+
+        for part in made.parts:
+            part.propose_batch = partial(propose, name=part.name)
+        made.propose(session, Budget(12, way=way))
+        assert asked == set(sources if way == "" else sources[: number + 1])
     engine.cancel(session)
 
 
