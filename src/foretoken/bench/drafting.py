@@ -109,8 +109,7 @@ def stream(
         start = process_time_ns()
         drafter.begin(session)
         learning = process_time_ns() - start
-        # the fullest way that runs no model
-        budget = Budget(nodes, way="free" if "free" in drafter.ways else drafter.ways[0])
+        budget = Budget(nodes, way=drafter.first_way)  # the fullest that runs no model
         while rest:
             start = process_time_ns()
             tree = drafter.propose(session, budget)

@@ -53,6 +53,8 @@ class Drafter(ABC):
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
+    # the one to begin with; what is asked in a cheaper one is a part of what is asked in it
+    first_way: str = ""
     # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "source levels":
     # `Budget.source_on` is, between those of the one source that runs a model; "entropy" and
     # "hidden": of these; "shapes": `Budget.shape` is obeyed if it is settled, with "turns" any is

@@ -92,6 +92,7 @@ class Mix(Drafter):
         ]
         ways = tuple(way for way in WAYS if way in self._way)
         self.ways = ways if len(ways) > 1 else ("",)
+        self.first_way = "free" if "free" in self.ways else self.ways[0]
         models = [part for part in self.parts if part.runs_model]
         if [(part.emits, "levels" in part.gives) for part in models] == [("point", True)]:
             self.gives = frozenset({"source levels"})

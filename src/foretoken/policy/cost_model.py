@@ -247,13 +247,13 @@ class CostModel(Policy):
         if ways is None or ways.names != tuple(drafter.ways):  # `load` may have known others
             shows = "source levels" in drafter.gives
             ways = self._ways[drafter.name] = Ways(
-                drafter.ways, self.options.slack, drafter.trains, shows, ways
+                drafter.ways, self.options.slack, drafter.trains, shows, ways, drafter.first_way
             )
         return ways
 
     def _arm_of(self, session: Session) -> Arm:
         ways = self._ways_of(session.drafter)
-        return ways.arms[self._ledger(session).way or ways.cheapest]
+        return ways.arms[self._ledger(session).way or ways.usual]
 
     def _ledger(self, session: Session) -> Ledger:
         ledger: Ledger | None = session.memo.get(self.name)

@@ -28,11 +28,11 @@ def grant(
             budget, seconds = _deep(rider, most, ways, worth, askers, halts)
         else:  # asking alone would eat up what is allowed: there must be room for a node as well
             row = (worth.share(session, most.nodes, askers) - plain) / max(most.nodes, 1)
-            least = ways.arms[ways.cheapest].least(row, worth.rate(plain))
+            least = ways.arms[ways.usual].least(row, worth.rate(plain))
             budget = replace(most, min_prob=least)
             seconds = ways.arms[most.way].seconds + worth.share(session, 1, askers)
-    if not budget.nodes and most.way != ways.cheapest and ways.arms[ways.cheapest].gain > 0:
-        return grant(rider, replace(most, way=ways.cheapest), ways, worth, askers, halts)
+    if not budget.nodes and most.way not in ways.cheap and ways.arms[ways.usual].gain > 0:
+        return grant(rider, replace(most, way=ways.usual), ways, worth, askers, halts)
     if not budget.nodes or not ledger.debt.affords(seconds, plain):
         ledger.lucky = None
         return Budget(0)

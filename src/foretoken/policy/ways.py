@@ -19,6 +19,7 @@ from foretoken.tree import DraftTree
 from foretoken.types import Session, Step
 
 ENOUGH = 5  # drafts after which their usual seconds are known
+NEAR = 0.1  # tokens; a way that saves no more time than they are worth is not tried
 TRYING = 4  # sessions of a batch that try what does not pay
 
 Rider = tuple[Session, Ledger]
@@ -29,7 +30,8 @@ class Ways:
 
     names: of its ways, cheapest first. slack: share of the time that may be lost. trains: whether
     it trains a model, see `Drafter.trains`. shows: whether it shows a dear source's levels. known:
-    ways that were loaded, of this drafter or of one that had other ways.
+    ways that were loaded, of this drafter or of one that had other ways. first: the way to begin
+    with, "" for the cheapest; cheaper ones leave something of it out.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class Ways:
         trains: bool = False,
         shows: bool = False,
         known: Ways | None = None,
+        first: str = "",
     ) -> None:
-        self.names, self.cheapest = tuple(names), names[0]
+        self.names = tuple(names)
+        self.cheap = self.names[: self.names.index(first or names[0]) + 1]  # never dear trials
         self.slack, self.trains, self.shows = slack, trains, shows
         before = known.arms if known is not None else {}
         self.arms: dict[str, Arm] = {**before, **{n: before.get(n) or Arm() for n in names}}
@@ -58,26 +62,42 @@ class Ways:
         able = {
             way: [rider for rider in riders if self.is_open(*rider, way, worth)]
             for way in self.names
-            if way == self.cheapest or self.arms[way].asked or rich
+            if way in self.cheap or self.arms[way].asked or rich
         }
-        arms = {way: self.arms[way] for way, those in able.items() if those}
-        reading = {way: self._reading(able[way], way) for way in arms}
         surplus, rate = -owed if rich else 0.0, worth.rate(self.plain)
+        arms = {
+            way: self.arms[way] for way, those in able.items() if those and self._saves(way, rate)
+        }
+        reading = {way: self._reading(able[way], way) for way in arms}
         stream = Stream(*self.trials(worth), surplus, worth.pace, rate)
         way, self._due = choose(arms, self.idle, stream, reading) if arms else (None, RARELY)
         self._chosen, asking = way or "", set[int]()
         if way is not None:
             pays = arms[way].gain > 0 and arms[way].asked >= min(HOPE, len(riders))
             most = len(riders) if pays else TRYING
-            if way != self.cheapest and not arms[way].asked:
+            if way not in self.cheap and not arms[way].asked:
                 most = 1
             best = sorted(able[way], key=lambda rider: rider[1].debt.owed)
             asking = {session.index for session, _ in best[:most]}
         wanted = [way if session.index in asking else ledger.lucky for session, ledger in riders]
         if way is not None and most == len(riders):  # who is not worth its reading asks cheaply
-            cheap = self.cheapest if self.arms[self.cheapest].gain > 0 else None
+            cheap = self.usual if self.arms[self.usual].gain > 0 else None
             wanted = [each or cheap for each in wanted]
         return wanted
+
+    @property
+    def usual(self) -> str:
+        """The cheap way that pays best, as far as it is known."""
+        asked = [way for way in self.cheap if self.arms[way].asked >= HOPE]
+        return max(asked, key=lambda way: self.arms[way].gain, default=self.cheap[-1])
+
+    def _saves(self, way: str, rate: float) -> bool:
+        """Whether a cheap way may be better than the next one, of which it is a part: only by the
+        time that it saves, once that is known."""
+        if way not in self.cheap[:-1]:
+            return True
+        fuller = self.arms[self.cheap[self.cheap.index(way) + 1]]
+        return rate * (fuller.seconds - self.arms[way].seconds) > NEAR
 
     def trials(self, worth: Worth) -> tuple[float, int]:
         """(seconds a step that trials of what does not pay may cost, most steps without one)."""
@@ -156,7 +176,7 @@ class Ways:
         for depth in offer.depths:
             levels[depth - 1] += 1
         judged = len(step.verdict.path) + 1
-        if self.shows and ledger.way != self.cheapest:  # the dear source's, if it drafted
+        if self.shows and ledger.way not in self.cheap:  # the dear source's, if it drafted
             levels = levels[: ledger.levels]
-            drafting = max(drafting - self.arms[self.cheapest].seconds, 0.0)
+            drafting = max(drafting - self.arms[self.usual].seconds, 0.0)
         arm.depths.observe(levels, stood, None if first else drafting, judged)

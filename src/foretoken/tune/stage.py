@@ -19,6 +19,7 @@ from foretoken.types import Budget, Options, Session, Step
 
 _PASSED_ON = (
     "name", "needs", "emits", "verifier", "nodes", "runs_model", "calibrated", "ways",
+    "first_way",
 )  # fmt: skip
 
 

@@ -36,7 +36,7 @@ class Stub(SimpleNamespace):
 
 
 def session(calibrated=True, **drafter):
-    told = {"name": "stub", "ways": ("",), "runs_model": False, "emits": "point",
+    told = {"name": "stub", "ways": ("",), "first_way": "", "runs_model": False, "emits": "point",
             "gives": frozenset(), "trains": False, **drafter}  # fmt: skip
     return SimpleNamespace(
         index=next(INDICES),
@@ -280,6 +280,41 @@ def test_a_model_that_drafts_is_given_the_depth_that_pays():
         accepted = min(depth, 2)
         p.observe(s, outcome(chain(*[0.9] * depth), accepted, 1.0, 0.1 * depth))
     assert depth in (2, 3)
+
+
+@pytest.mark.parametrize(("dear", "best"), [(0.02, "free"), (0.9, "light")])
+def test_a_part_of_a_way_is_asked_alone_only_where_that_saves_time(dear, best):
+    """The fuller way brings half a token more, for little of a plain step or for nearly one."""
+    p, s = policy(FREE), session(ways=("light", "free"), first_way="free")
+    asked = {"light": 0, "free": 0}
+    for _ in range(300):
+        budget = p.budget(s)
+        if budget.nodes:
+            asked[budget.way] += 1
+        draft = dear if budget.way == "free" else 0.001
+        accepted = (asked["free"] % 2 + 1 if budget.way == "free" else 1) if budget.nodes else 0
+        step = outcome(chain(0.9, 0.9), accepted, 1.0, draft)
+        p.observe(s, step)
+    other = "light" if best == "free" else "free"
+    assert asked[best] > 4 * asked[other]
+    assert best != "free" or asked[other] == 0
+
+
+def test_nodes_that_cannot_pay_are_not_asked_for():
+    """Each node takes a tenth of a plain step: those of less joint probability are left out, as far
+    as the drafter's word can be taken."""
+    shape = curve(*[1.0 + 0.1 * n for n in range(32)])
+    honest, boaster = (policy(shape, allowance=100.0) for _ in range(2))
+    for p, said in ((honest, 0.5), (boaster, 0.9)):
+        s = session(calibrated=False)
+        assert p.budget(s).min_prob == 0.0  # nobody knows yet
+        for n in range(60):
+            p.budget(s)
+            tree = p.cut(s, chain(said))
+            p.observe(s, outcome(tree, n % 2 * len(tree), 1.0, 0.001))
+        assert p.budget(s).min_prob > 0.0
+    assert honest.budget(s).min_prob == pytest.approx(0.1, rel=0.5)
+    assert boaster.budget(s).min_prob > 1.3 * honest.budget(s).min_prob
 
 
 def test_reading_a_prompt_teaches_nothing_about_time():
