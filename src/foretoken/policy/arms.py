@@ -82,11 +82,16 @@ class Arm:
         """Seconds by token of the text that a session's first proposal takes beyond the usual."""
         return median(self.readings) if self.readings else 0.0
 
-    def beyond(self, seconds: float, context: int) -> float:
-        """Of the seconds of a session's first proposal, over so many tokens, those of reading."""
-        reading = max(seconds - self.seconds, 0.0)
+    def beyond(self, seconds: float, context: int, usual: float | None = None) -> float:
+        """Of the seconds of a session's first proposal, over so many tokens, those of reading.
+        usual: seconds of a later one, where they are known otherwise."""
+        reading = max(seconds - (self.seconds if usual is None else usual), 0.0)
         self.readings.append(reading / context)
         return reading
+
+    def hope(self, gain: float) -> None:
+        """What it may bring is known before it was tried."""
+        self.gain = self.seen = gain
 
     def price(self, session: Session) -> float:
         """Seconds of reading the session's text for its first proposal."""

@@ -228,8 +228,8 @@ class CostModel(Policy):
             self._promised = (1.0 - WINDOW) * self._promised + sum(step.tree.joint)
             self._stood = (1.0 - WINDOW) * self._stood + accepted
         if ledger.way is not None:
-            rate = self.worth.rate(plain)
-            ways.observe(ledger, step, offer, stood, rate, spent - drafting - plain)
+            rate, cost = self.worth.rate(plain), partial(self.worth.share, session)
+            ways.observe(ledger, step, offer, stood, rate, cost, spent - drafting - plain)
         elif step.fresh == 1 and not step.budget.unseen:
             ways.rest.watched(step.seconds["draft"])
 

@@ -7,7 +7,7 @@ finds out for all. A text that a way would have to read first must be worth that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from foretoken.policy.arms import HOPE, LATEST, RARELY, Arm, Stream, choose
@@ -20,6 +20,7 @@ from foretoken.types import Session, Step
 
 ENOUGH = 5  # drafts after which their usual seconds are known
 NEAR = 0.1  # tokens; a way that saves no more time than they are worth is not tried
+HOPED = 6  # levels that a dear source is hoped to draft, before anything is known but their time
 TRYING = 4  # sessions of a batch that try what does not pay
 
 Rider = tuple[Session, Ledger]
@@ -153,18 +154,33 @@ class Ways:
         return min(drafting, SPIKE * max(arm.seconds, levels * arm.depths.seconds))
 
     def observe(
-        self, ledger: Ledger, step: Step, offer: DraftTree, stood: int, rate: float, wider: float
+        self,
+        ledger: Ledger,
+        step: Step,
+        offer: DraftTree,
+        stood: int,
+        rate: float,
+        cost: Callable[[int], float],
+        wider: float,
     ) -> None:
         """A step in which a session asked. offer: the whole draft; stood: levels of it that the
-        text went through; rate: tokens that a second is worth; wider: seconds that its forward took
-        beyond a plain one, as far as this session bears them."""
+        text went through; rate: tokens that a second is worth; cost: seconds of a forward with so
+        many drafted nodes; wider: those that this one took beyond a plain one, as far as this
+        session bears them."""
         assert ledger.way is not None
         arm, drafting = self.arms[ledger.way], step.seconds["draft"]
         # a model reads the prompt for a session's first draft: later ones do not take so long
         first = ledger.way not in ledger.met
         ledger.met.add(ledger.way)
-        reading = arm.beyond(drafting, step.context) if first and arm.asked else 0.0
-        known = not first or arm.asked > 0  # else nobody knows what of it was reading
+        shows = self.shows and ledger.way not in self.cheap  # a dear source tells of its levels
+        beside = self.arms[self.usual].seconds if shows else 0.0
+        known, reading = not first or arm.asked > 0, 0.0  # else nobody knows what was reading
+        if first and known:
+            reading = arm.beyond(drafting, step.context)
+        elif shows and arm.depths.timed and not arm.asked:
+            usual = beside + ledger.levels * arm.depths.seconds
+            known, reading = True, arm.beyond(drafting, step.context, usual)
+            arm.hope(arm.depths.choose(HOPED, rate, cost)[1])
         if known:
             arm.times.append(drafting - reading)
             arm.nodes.append(len(offer))
@@ -176,7 +192,6 @@ class Ways:
         for depth in offer.depths:
             levels[depth - 1] += 1
         judged = len(step.verdict.path) + 1
-        if self.shows and ledger.way not in self.cheap:  # the dear source's, if it drafted
-            levels = levels[: ledger.levels]
-            drafting = max(drafting - self.arms[self.usual].seconds, 0.0)
+        if shows:  # its own levels, if it drafted
+            levels, drafting = levels[: ledger.levels], max(drafting - beside, 0.0)
         arm.depths.observe(levels, stood, None if first else drafting, judged)
