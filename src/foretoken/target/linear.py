@@ -32,6 +32,12 @@ class PackedLinear(nn.Module):
         self.handle = next(_numbers)
         _LAYERS[self.handle] = self
 
+    @property
+    def place(self) -> tuple[int, int]:
+        """(address, bytes) of the weight."""
+        mkldnn = torch.ops.mkldnn
+        return int(mkldnn.data_ptr(self.packed)), int(mkldnn._nbytes(self.packed))
+
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if torch.compiler.is_compiling():

@@ -15,6 +15,7 @@ from foretoken.prompt.tokens import load_tokenizer
 from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.hf import HFTarget
 from foretoken.target.linear import can_pack, pack_linears
+from foretoken.target.pages import in_huge_pages
 from foretoken.target.widen import widen as widened
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -113,6 +114,8 @@ def load(
     # in bfloat16 a packed product of other rows has other bits
     if pack and can_pack(kind, place) and (exact == "default" or kind == torch.float32):
         pack_linears(model)
+    if place.type == "cpu":
+        in_huge_pages(model)
     if compiled:
         from foretoken.target.compiled import CompiledTarget
 

@@ -3,8 +3,9 @@
 An update is due after `interval` finished requests, or after `patience` steps. It takes the fresh
 texts and some older ones (or what `select` chooses), makes its gradient steps, and stands if it
 passes the gate; then new weights draft from the next proposal on. Where it does not, the drafter
-stays and learning goes on from there for a few updates, before all of it is taken back. What fails
-detaches the learner: it is said once, and decoding goes on with the last good weights.
+stays and learning goes on from there for a few updates, before all of it is taken back. Weights
+that served before serve again where they are better by now (`shelf`). What fails detaches the
+learner: it is said once, and decoding goes on with the last good weights.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from foretoken.learn.online.buffer import Buffer, Sample, rows
 from foretoken.learn.online.gate import Check, Gate
 from foretoken.learn.online.options import OnlineOptions
 from foretoken.learn.online.select import Selector
+from foretoken.learn.online.shelf import Shelf
 from foretoken.learn.online.update import Learned, Trainee
 from foretoken.learn.online.worker import Worker
 
@@ -42,6 +45,7 @@ class Facts:
     kept: int = 0
     waiting: int = 0  # lost acceptance on held-out rows: were learned on, and not served
     rolled_back: int = 0  # lost it once too often, and were taken back
+    recalled: int = 0  # followed by a return to weights that served before
     dropped: int = 0  # gave no number
     late: int = 0  # stopped by the deadline
     seconds: float = 0.0  # spent on updates
@@ -74,6 +78,7 @@ class Learner:
         self.trainee: Trainee | None = None
         self._base, self._publish, self._worker = base, publish, worker
         self._selector = Selector(options.seed) if options.select else None
+        self._shelf: Shelf | None = None  # made at the first update that stands
         self._running: Future[None] | None = None
         # what an update left to be taken over: a drafter, the pool before and after pruning
         self._published: Any = None
@@ -141,11 +146,11 @@ class Learner:
     def shed(self) -> None:
         """Back to the weights of the start; texts and facts stay."""
         self.wait()
-        self.drafter = self.trainee = None
+        self.drafter = self.trainee = self._shelf = None
 
-    def adopt(self, trainee: Trainee) -> None:
-        """Go on from these weights, which are kept."""
-        self.trainee = trainee
+    def adopt(self, trainee: Trainee, given: Sequence[Tensor]) -> None:
+        """Go on from these weights, which are kept. given: those that all began with."""
+        self.trainee, self._shelf = trainee, Shelf(given, self.options.shelf)
         self.drafter = self._publish(trainee.model)
 
     def guard(self, work: Callable[[], None]) -> None:
@@ -165,24 +170,37 @@ class Learner:
     ) -> None:
         began = perf_counter()
         trainee = self.trainee = self.trainee or Trainee(self._base(), self.options)
-        gate = Gate(trainee, held_out)
+        gate = Gate(trainee, held_out, self._shelf)
         batches = self._batches(trainee, fresh, pool)
         left = self.options.deadline - (perf_counter() - began)
         done = trainee.learn(batches, left, held_out)
-        check = gate.check() if done.finite and done.steps else Check(math.nan, math.nan, 0)
+        check = gate.check(done.finite and done.steps > 0)
         stands = done.finite and done.steps > 0 and check.passes(self.options.tolerance)
         # one update's gain is smaller than what few held-out rows tell apart: several may add up
         waits = not stands and done.finite and self._waiting < self.options.trials
-        if stands:
+        recalled = self._shelf is not None and check.comes_back(stands)
+        if recalled:
+            assert self._shelf is not None
+            trainee.recall(self._shelf.change(check.which, trainee.kept))
+            self._shelf.move_on(trainee.kept)
+            stands = waits = False
+        elif stands:
+            self._shelf = self._shelf or Shelf(trainee.kept, self.options.shelf)
             trainee.keep()
-            self._published = self._publish(trainee.model)
+            if check.place >= 0:
+                self._shelf.put(check.place, self._shelf.mark)
+            if check.place >= 0 or check.moves_on:
+                self._shelf.move_on(trainee.kept)
         elif not waits:
             trainee.restore()
+        if stands or recalled:
+            self._published = self._publish(trainee.model)
         self._waiting = self._waiting + 1 if waits else 0
         if self._selector is not None:
             room = self.buffer.room * len(pool) // max(rows(pool), 1)
             self._pruned = (pool, self._selector.prune(trainee, pool, max(room, 1)))
-        self._note(done, check, stands, waits, rows(fresh), perf_counter() - began)
+        what = "recalled" if recalled else "kept" if stands else "waiting" if waits else "back"
+        self._note(done, check, what, rows(fresh), perf_counter() - began)
 
     def _batches(
         self, trainee: Trainee, fresh: Sequence[Sample], pool: Sequence[Sample]
@@ -202,21 +220,21 @@ class Learner:
         at = self._random.permutation(len(samples))[:count]
         return [samples[i] for i in sorted(at)]
 
-    def _note(
-        self, done: Learned, check: Check, stands: bool, waits: bool, learned: int, seconds: float
-    ) -> None:
+    def _note(self, done: Learned, check: Check, what: str, learned: int, seconds: float) -> None:
         facts = self.facts
         facts.updates += 1
-        facts.kept += stands
+        facts.kept += what == "kept"
+        facts.recalled += what == "recalled"
         facts.dropped += not done.finite
-        facts.waiting += waits
-        facts.rolled_back += done.finite and done.steps > 0 and not stands and not waits
+        facts.waiting += what == "waiting"
+        facts.rolled_back += done.finite and done.steps > 0 and what == "back"
         facts.late += done.late
         facts.seconds += seconds
         facts.log.append({
-            "requests": facts.requests, "steps": done.steps, "rows": learned, "kept": stands,
-            "loss": _shown(done.loss), "before": _shown(check.before), "after": _shown(check.after),
-            "held_out": check.rows, "seconds": round(seconds, 4),
+            "requests": facts.requests, "steps": done.steps, "rows": learned,
+            "kept": what == "kept", "loss": _shown(done.loss), "before": _shown(check.before),
+            "after": _shown(check.after), "shelved": _shown(check.shelved),
+            "recalled": what == "recalled", "held_out": check.rows, "seconds": round(seconds, 4),
         })  # fmt: skip
 
 

@@ -41,6 +41,10 @@ class OnlineOptions(types.Options):
         3, ge=0, description="updates in a row that may lose more before they are taken back; "
         "meanwhile the drafter that serves stays as it is"
     )  # fmt: skip
+    shelf: int = Field(
+        3, ge=0, le=16, description="sets of weights that served before, the given ones first, "
+        "which serve again when their topic comes back"
+    )  # fmt: skip
     deadline: float = Field(10.0, gt=0.0, description="seconds that one update may take")
     background: bool = Field(False, description="learn in a thread while decoding goes on")
     domains: int = Field(1, ge=1, le=16, description="drafters at most, told apart by the prompt")

@@ -23,6 +23,7 @@ COUNTS = (
     "kept",
     "waiting",
     "rolled_back",
+    "recalled",
     "dropped",
     "late",
 )  # fmt: skip  (facts that are saved)
@@ -69,7 +70,10 @@ class Learners:
         default = self._learners.get(DEFAULT)
         # updates come one after the other, so that the default's weights stand still meanwhile
         trained = default.trainee if default is not None else None
-        return self._base() if trained is None else trained.model
+        if trained is None:
+            return self._base()
+        with trained.having(trained.kept):  # not those that wait for the gate
+            return dense_twin(trained.model)
 
     def drafter(self, learner: Learner) -> Any:
         """What drafts for a domain now; None: the weights that were given."""
@@ -118,12 +122,13 @@ class Learners:
         for name, saved in state["domains"].items():
             learner = self.get(name)
             for count in COUNTS:
-                setattr(learner.facts, count, int(saved["facts"][count]))
+                setattr(learner.facts, count, int(saved["facts"].get(count, 0)))
             if saved["changes"]:
                 trainee = Trainee(self._base(), self.options)
+                given = [weight.clone() for weight in trainee.kept]
                 add_changes(trainee.weights, saved["changes"])
                 trainee.keep()
-                learner.adopt(trainee)
+                learner.adopt(trainee, given)
 
     def report(self) -> dict[str, Any]:
         """Facts by domain, JSON-ready."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from foretoken.learn.online.loss import AMFT, ONLINE, accepted, coarse
 from foretoken.learn.online.options import OnlineOptions
 from foretoken.learn.online.twin import dense_twin
 from foretoken.learn.recipes.losses import Loss
+from foretoken.types import FloatArray
 
 RAMP = 10  # steps until the learning rate is whole
 
@@ -65,25 +67,31 @@ class Trainee:
             kept.copy_(weight.detach())
 
     @contextmanager
-    def as_kept(self) -> Iterator[None]:
-        """The weights of the last `keep` meanwhile."""
-        with _learning(), torch.no_grad():
-            now = [weight.detach().clone() for weight in self.weights]
-            for kept, weight in zip(self.kept, self.weights, strict=True):
-                weight.copy_(kept)
+    def having(self, weights: Sequence[Tensor]) -> Iterator[None]:
+        """Other weights meanwhile."""
+        now = [weight.detach().clone() for weight in self.weights]
+        self._take(weights)
         try:
             yield
         finally:
-            with _learning(), torch.no_grad():
-                for trained, weight in zip(now, self.weights, strict=True):
-                    weight.copy_(trained)
+            self._take(now)
+
+    def recall(self, weights: Sequence[Tensor]) -> None:
+        """Go on from these, which are kept."""
+        self._take(weights)
+        self.keep()
+        self.restore()
+
+    def _take(self, weights: Sequence[Tensor]) -> None:
+        with _learning(), torch.no_grad():
+            for other, weight in zip(weights, self.weights, strict=True):
+                weight.copy_(other)
 
     def restore(self) -> None:
         """Bit for bit the weights of the last `keep`; the optimiser forgets where it was going, not
         how large gradients are."""
+        self._take(self.kept)
         with _learning(), torch.no_grad():
-            for kept, weight in zip(self.kept, self.weights, strict=True):
-                weight.copy_(kept)
             for state in self._optimiser.state.values() if self._optimiser else ():
                 state["exp_avg"].zero_()
 
@@ -103,18 +111,17 @@ class Trainee:
         log_p = torch.from_numpy(sample.log_p).to(self.device)
         return log_p, coarse(self.logits(sample), ids)
 
-    def acceptance(
-        self, samples: Sequence[Sample], weights: Sequence[float] | None = None
-    ) -> float:
+    def acceptance(self, samples: Sequence[Sample]) -> float:
         """Mean over rows of sum min(p, q), a lower bound where a row has more tokens than were
-        kept; NaN without rows. weights: of a row of each text, None for equal ones."""
-        total = count = 0.0
+        kept; NaN without rows."""
+        count = rows(samples)
+        return float(self.accepted(samples).sum()) / count if count else math.nan
+
+    def accepted(self, samples: Sequence[Sample]) -> FloatArray:
+        """[n] of each text, the sum over its rows."""
         with _learning(), torch.no_grad():
-            for i, sample in enumerate(samples):
-                weight = 1.0 if weights is None else weights[i]
-                total += weight * float(accepted(*self.pair(sample)).sum())
-                count += weight * len(sample)
-        return total / count if count else math.nan
+            found = [float(accepted(*self.pair(sample)).sum()) for sample in samples]
+        return np.array(found, dtype=np.float64)
 
     def learn(
         self,

@@ -188,7 +188,7 @@ class TestFailure:
     def boom(self, *_: object, **__: object) -> None:
         raise MemoryError("no room\nfor details")
 
-    @pytest.mark.parametrize("where", ["learn", "acceptance", "pair", "keep"])
+    @pytest.mark.parametrize("where", ["learn", "accepted", "pair", "keep"])
     def test_it_is_said_once_and_drafting_goes_on(
         self, where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
