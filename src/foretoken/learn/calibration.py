@@ -25,6 +25,9 @@ _DEPTHS = (0, 0, 1, 2, 2, 3, 3, 3, 3)  # depth -> bucket 1 | 2 | 3-4 | 5 and mor
 RATE = 0.03  # step size of the mixing weights
 BASE = -1.5  # log-odds of a token that somebody names, before it is known who
 RIVALS = (0.3, 0.7)  # borders of weak, middling and strong rivals
+# log-odds that a token loses to such a rival, since what a source says of it was counted over all
+# rivals: about what is learned on greedy text of the bundled model, only a start
+LOST = (0.0, -0.3, -1.0)
 
 
 def stretch(p: float) -> float:
@@ -108,15 +111,17 @@ class Mixer:
     def weights(self, sources: int, count: int, rival: float) -> list[float]:
         """Of a pattern. sources: bit mask of those that propose the token; count: how many.
 
-        A source alone is believed. Several that agree are more than their mean and less than
+        A source alone is believed, but for what rivals take. Several that agree are more than their mean and less than
         independent witnesses: 1 / sqrt(count) of each one's log-odds over those of a token that
         somebody happens to name, until it is learned.
         """
-        key = sources * 3 + (rival >= RIVALS[0]) + (rival >= RIVALS[1])
+        strong = (rival >= RIVALS[0]) + (rival >= RIVALS[1])
+        key = sources * 3 + strong
         found = self._weights.get(key)
         if found is None:
             root = math.sqrt(count)
-            found = self._weights[key] = [BASE * (1.0 - root), *[1.0 / root] * count]
+            found = [BASE * (1.0 - root) + LOST[strong], *[1.0 / root] * count]
+            self._weights[key] = found
         return found
 
     @staticmethod

@@ -100,7 +100,8 @@ def test_a_topic_that_comes_back_is_known_again_at_once() -> None:
         feed(each, texts(A, range(300, 320)))
     back = next(entry for entry in one.facts.log if entry["recalled"])
     assert back["shelved"] > back["before"]
-    assert alpha(one, A) > knew - 0.02 > alpha(forgets, A) + 0.05
+    assert alpha(one, A) > knew - 0.1
+    assert alpha(one, A) > alpha(forgets, A) + 0.05, "who must learn it again is not so far"
     feed(one, texts(B, range(400, 420)))
     assert alpha(one, B) > learned - 0.02
     assert one.facts.recalled == 2
