@@ -246,8 +246,8 @@ def audit(document: Any) -> list[str]:
         f"{plan['samples']:,} samples: a law that is {plan['effect']:g} away in total variation is "
         f"seen with probability {plan['power']:.3f} at least, a right one accused in this report "
         f"with probability {document['false_alarms']:g} at most. The demo model, "
-        f"{document['dtype']}. A fault is one of an engine in this build, driven as named here; "
-        "what causes it was not looked into.", "",
+        f"{document['dtype']}. A fault is one of an engine in this build, driven as named here. "
+        + document.get("note", ""), "",
         "| engine | versions and settings | greedy text | drawn text | total variation |",
         "|---|---|---|---|---|",
     ]  # fmt: skip

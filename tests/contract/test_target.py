@@ -165,6 +165,26 @@ def test_rounded_row_counts(family: HFTarget, monkeypatch: pytest.MonkeyPatch) -
     b.cache.release()
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_hidden_states_are_those_of_the_rows(compiled: bool) -> None:
+    """Of padded rows none: the output layer gives the logits from them."""
+    model = copy.deepcopy(tiny.model("llama"))
+    target = CompiledTarget(model, "llama", graphs=False) if compiled else HFTarget(model, "llama")
+    if compiled:
+        target._compiled = target._static  # the same code without the compiler's seconds
+    target.shapes = Shapes(buckets=(1, 5, 16), chunk=16)
+    target.watch_hidden()
+    a, b = Rider(target, tiny.prompt(1, 3)), Rider(target, tiny.prompt(2, 9))
+    for jobs in ([a.job(EMPTY)], [b.job(TREE)]):
+        for scores in target.score(jobs):
+            assert len(scores.hidden["final"]) == len(scores.logits)
+            with torch.inference_mode():
+                again = model.get_output_embeddings()(scores.hidden["final"])
+            torch.testing.assert_close(again, scores.logits)
+    a.cache.release()
+    b.cache.release()
+
+
 def test_a_draft_grows_node_by_node(family: HFTarget) -> None:
     """From the root's row or with it, level by level or not, with every kind of path kept."""
     rider = Rider(family, tiny.prompt(1, 13))

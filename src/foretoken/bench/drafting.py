@@ -109,7 +109,7 @@ def stream(
         start = process_time_ns()
         drafter.begin(session)
         learning = process_time_ns() - start
-        budget = Budget(nodes, way=drafter.first_way)  # the fullest that runs no model
+        budget = Budget(nodes, way=drafter.first_way or drafter.ways[0])  # runs no model
         while rest:
             start = process_time_ns()
             tree = drafter.propose(session, budget)

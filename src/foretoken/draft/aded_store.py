@@ -80,7 +80,7 @@ class Store:
     def count(self, tokens: Sequence[int], trust: float) -> None:
         """Take up a text: n occurrences of a pair weigh n / (n + trust) against what was known."""
         starts = [-1] * len(tokens)
-        for firsts in (starts, tokens):  # back-off rows first: new pairs start from them
+        for firsts in (starts, tokens):
             seen: dict[Pair, dict[int, int]] = {}
             offset = 0 if firsts is starts else 1
             for a, b, c in zip(firsts, tokens[offset:], tokens[offset + 1 :], strict=False):

@@ -53,7 +53,7 @@ class Drafter(ABC):
     calibrated: ClassVar[bool] = False  # whether q is an acceptance probability, learned online
     # ways of drafting that a policy may choose among (`Budget.way`), cheapest first, fullest last
     ways: Sequence[str] = ("",)
-    # the one to begin with; what is asked in a cheaper one is a part of what is asked in it
+    # the one to begin with, "" is the cheapest; what is asked in a cheaper one is a part of it
     first_way: str = ""
     # what policies may ask for. "levels": `Budget.go_on` is asked between levels; "source levels":
     # `Budget.source_on` is, between those of the one source that runs a model; "entropy" and

@@ -13,8 +13,9 @@ of the small model per step, and its KV memory. It learns nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -126,9 +127,10 @@ class LmDrafter(Drafter):
             while growing:
                 start = target.now()
                 scores = target.score([draft.job() for draft in growing])
+                target.wait()
+                share = (target.now() - start) / len(growing)
                 for draft, rows in zip(growing, scores, strict=True):
-                    share = (target.now() - start) / len(growing)
-                    draft.grow(rows, self.options.temperature, share)
+                    draft.grow(rows, self.options.temperature, share, target.now)
                 growing = [draft for draft in growing if draft.growth.frontier]
         return [growth.tree() for growth in growths]
 
@@ -206,8 +208,15 @@ class Draft:
             self._tokens.append(token)
         return Job(cache, (), DraftTree(self._tokens, self._parents), scored)
 
-    def grow(self, scores: Scores, temperature: float | None, seconds: float = 0.0) -> None:
+    def grow(
+        self,
+        scores: Scores,
+        temperature: float | None,
+        seconds: float = 0.0,
+        now: Callable[[], float] = perf_counter,
+    ) -> None:
         """One level more. scores: [len(frontier)] rows of the model. seconds: that they took."""
+        begun = now()
         if not self._tokens:
             self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
         try:
@@ -218,9 +227,9 @@ class Draft:
         if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
             raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
         growth, read, first = self.growth, self.growth.frontier, len(self.growth.tokens)
-        if read[0] == -1:
-            seconds = 0.0  # text was read as well: no later level takes so long
         growth.grow(logprobs)
+        # text was read for the first level: no later one takes so long
+        seconds = seconds + now() - begun if read[0] >= 0 else 0.0
         go_on = growth.budget.go_on
         if go_on is not None and growth.frontier:
             entropy = entropies(logprobs) if "entropy" in self.wanted else ()

@@ -41,6 +41,7 @@ from foretoken.types import Budget, Level, Session, Step
 
 SOURCES = ("aded", "suffix-store", "token-recycling", "predicted")
 WAYS = ("light", "free", "all")  # by what is asked in them: copies, what runs no model, everything
+DOUBT = 0.5  # of what is asked for, by the sources' own words
 DRAWN = ("without_replacement", "mixed")
 # of idle tenants' judges together; one has some thousands at most, of 100 bytes each
 MOST_BINS = 200_000
@@ -66,8 +67,9 @@ class Mix(Drafter):
         )
         scope: Scope = Field("tenant", description="who shares what is learned, by every source")
         least: float = Field(
-            0.01, ge=0.0, le=1.0, description="joint probability below which no source is asked"
-        )
+            0.01, ge=0.0, le=1.0, description="joint probability, by the source's own word, below "
+            "which nothing is ever asked for"
+        )  # fmt: skip
 
         @field_validator("sources", mode="before")
         @classmethod
@@ -175,8 +177,9 @@ class Mix(Drafter):
         budget = replace(budget, go_on=go_on)
         if self._drawn:
             return session, replace(budget, nodes=budget.nodes // 2)
-        # their word is not yet what it is worth here
-        return session, replace(budget, min_prob=max(budget.min_prob / 2, self.options.least))
+        # a source's own word may be too low: calibrated, its node may still be asked for
+        least = max(DOUBT * budget.min_prob, self.options.least)
+        return session, replace(budget, min_prob=least)
 
     def _merged(self, session: Session, budget: Budget, drafts: dict[int, DraftTree]) -> DraftTree:
         memory: _Memory = session.memo[self.name]

@@ -16,8 +16,9 @@ is exact for its own q. New weights draft from the next proposal on; the text so
 with them. A drafter that learns badly, or fails to, costs speed and changes no text.
 Cost: as the form's (`lm-sampled` ...), and an update's forward and backward passes, which count as
 drafting. Memory: for each tenant and domain that has learned, six copies of the small model's
-weights (served, trained, kept, and AdamW's three); the `models` tenants that came last have them.
-Learns: weights, by `scope`. A saved state holds changes of weights and counts, no texts.
+weights (served, trained, kept, and AdamW's three), and up to `shelf` + 1 that served before; the
+`models` tenants that came last have them. Learns: weights, by `scope`. A saved state holds changes
+of the weights that serve and counts, no texts.
 """
 
 from __future__ import annotations

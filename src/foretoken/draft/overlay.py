@@ -2,6 +2,8 @@
 
 Most of what is learned is never read: the row of a rejected node, a pair of the prompt. So what is
 learned is noted beside the row, and a row's notes are worked in when somebody reads it.
+Blends come out as if they had been made at once; a pair that a text was counted for, and that was
+new, starts from its back-off row as it is when the counts are worked in, which is later.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ Pair = tuple[int, int]  # (a, b); (-1, b) is the back-off row of b
 # a row and its share in a blend; or how often a text goes on with which token, and the trust in it
 Note = tuple[Row, float] | tuple[dict[int, int], float]
 
-MOST_NOTES = 8  # of one row, then they are worked in: bounds what is held
+MOST_NOTES = 4  # of one row, then they are worked in: a row and its notes are held for long
 
 
 class Overlay:

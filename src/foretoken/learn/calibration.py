@@ -111,9 +111,9 @@ class Mixer:
     def weights(self, sources: int, count: int, rival: float) -> list[float]:
         """Of a pattern. sources: bit mask of those that propose the token; count: how many.
 
-        A source alone is believed, but for what rivals take. Several that agree are more than their mean and less than
-        independent witnesses: 1 / sqrt(count) of each one's log-odds over those of a token that
-        somebody happens to name, until it is learned.
+        A source alone is believed, less what a strong rival takes (`LOST`). Several that agree are
+        more than their mean and less than independent witnesses: 1 / sqrt(count) of each one's
+        log-odds over those of a token that somebody happens to name, until it is learned.
         """
         strong = (rival >= RIVALS[0]) + (rival >= RIVALS[1])
         key = sources * 3 + strong

@@ -62,7 +62,7 @@ class Arm:
         if len(self.said) < BELIEVED or not self.nodes:
             return 0.0
         each = self.seconds / (fmean(self.nodes) + FIXED)
-        return min(rate * (row + each), MOST) * min(median(self.said), 1.0)
+        return min(rate * (row + each) * median(self.said), MOST)
 
     def interval(self, allowed: float, latest: int = RARELY, reading: float = 0.0) -> int:
         """Steps between trials that may cost `allowed` seconds a step on average; `latest` of them
@@ -88,10 +88,6 @@ class Arm:
         reading = max(seconds - (self.seconds if usual is None else usual), 0.0)
         self.readings.append(reading / context)
         return reading
-
-    def hope(self, gain: float) -> None:
-        """What it may bring is known before it was tried."""
-        self.gain = self.seen = gain
 
     def price(self, session: Session) -> float:
         """Seconds of reading the session's text for its first proposal."""

@@ -45,7 +45,8 @@ class Ways:
         first: str = "",
     ) -> None:
         self.names = tuple(names)
-        self.cheap = self.names[: self.names.index(first or names[0]) + 1]  # never dear trials
+        # those that are asked without a surplus
+        self.cheap = self.names[: self.names.index(first or names[0]) + 1]
         self.slack, self.trains, self.shows = slack, trains, shows
         before = known.arms if known is not None else {}
         self.arms: dict[str, Arm] = {**before, **{n: before.get(n) or Arm() for n in names}}
@@ -174,13 +175,15 @@ class Ways:
         ledger.met.add(ledger.way)
         shows = self.shows and ledger.way not in self.cheap  # a dear source tells of its levels
         beside = self.arms[self.usual].seconds if shows else 0.0
-        known, reading = not first or arm.asked > 0, 0.0  # else nobody knows what was reading
-        if first and known:
+        copies = ledger.way in self.cheap[:-1]  # which read nothing
+        known, reading = copies or not first or arm.asked > 0, 0.0  # else: what of it was reading?
+        if first and known and not copies:
             reading = arm.beyond(drafting, step.context)
-        elif shows and arm.depths.timed and not arm.asked:
+        elif first and shows and arm.depths.timed:
             usual = beside + ledger.levels * arm.depths.seconds
             known, reading = True, arm.beyond(drafting, step.context, usual)
-            arm.hope(arm.depths.choose(HOPED, rate, cost)[1])
+        if shows and arm.depths.timed and not arm.asked:
+            arm.gain = arm.depths.choose(HOPED, rate, cost)[1]  # a hope, before any was counted
         if known:
             arm.times.append(drafting - reading)
             arm.nodes.append(len(offer))

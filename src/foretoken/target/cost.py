@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel
 
 from foretoken.target.base import Job, Target
+from foretoken.target.shapes import Shapes, rounded
 from foretoken.tree import DraftTree
 
 ROWS = (1, 2, 3, 5, 9, 13, 17, 25, 33, 49, 65)
@@ -34,15 +35,18 @@ def cache_folder() -> Path:
 
 
 class CostCurve(BaseModel):
-    """Median seconds of a forward for some rows and contexts; between them it is linear."""
+    """Median seconds of a forward for some rows and contexts; between them it is linear. Where a
+    target rounds rows up to `buckets`, so does the curve: it has steps."""
 
     rows: tuple[int, ...]
     contexts: tuple[int, ...]
     seconds: tuple[tuple[float, ...], ...]  # [contexts][rows], rising in rows
+    buckets: tuple[int, ...] = ()
     key: str = ""
 
-    def __call__(self, rows: float, context: float = 0) -> float:
+    def __call__(self, rows: int, context: float = 0) -> float:
         """Seconds of a forward of `rows` rows over `context` committed tokens."""
+        rows = rounded(rows, self.buckets)
         at = [_interpolate(self.rows, line, rows) for line in self.seconds]
         return _interpolate(self.contexts, at, context) if len(at) > 1 else at[0]
 
@@ -76,7 +80,8 @@ def machine_key(target: Any) -> str:
         gpu,
         processor_name(),
         json.dumps(shape, sort_keys=True, default=str), str(target.dtype), str(target.device),
-        target.how, torch.__version__, str(torch.get_num_threads()), platform.machine(),
+        target.how, str(target.shapes), torch.__version__, str(torch.get_num_threads()),
+        platform.machine(),
         platform.processor(), str(os.cpu_count()), torch.backends.cpu.get_cpu_capability(),
     ]  # fmt: skip
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
@@ -90,7 +95,8 @@ def measure(
     on_point: Callable[[int, int, float], None] | None = None,
 ) -> CostCurve:
     """Time forwards; medians of interleaved repeats, made to rise with the rows (isotonic)."""
-    rows = [n for n in rows if n <= target.max_draft + 1]
+    buckets = getattr(target, "shapes", Shapes()).buckets
+    rows = sorted({rounded(n, buckets) for n in rows if n <= target.max_draft + 1})
     contexts = [c for c in contexts if c + max(rows) <= target.max_context] or [1]
     lines = []
     for context in contexts:
@@ -113,7 +119,9 @@ def measure(
             if on_point is not None:
                 on_point(n, context, line[-1])
         lines.append(tuple(line))
-    return CostCurve(rows=tuple(rows), contexts=tuple(contexts), seconds=tuple(lines))
+    return CostCurve(
+        rows=tuple(rows), contexts=tuple(contexts), seconds=tuple(lines), buckets=buckets
+    )
 
 
 def cost_curve(target: Any, on_point: Callable[[int, int, float], None] | None = None) -> CostCurve:

@@ -82,7 +82,7 @@ class HFTarget:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
         self._lean = lean(model, self._windows)
-        self._hidden: Tensor | None = None  # [B, keep, H] of the last forward, if watched
+        self._hidden: Tensor | None = None  # [B, rows, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)
 
@@ -156,8 +156,8 @@ class HFTarget:
             batch = [self._read_ahead(lo, batch[0])]
         logits, first = self._call(lo, batch)
         hidden, self._hidden = self._hidden, None
-        if hidden is not None:  # the rows kept; a model that cannot cut its output keeps them all
-            hidden = hidden[:, -logits.shape[1] :]
+        if hidden is not None and hidden.shape[1] > logits.shape[1]:  # cut behind the output layer
+            hidden = hidden[:, first : first + logits.shape[1]]
         out: dict[int, Scores] = {}
         for b, i in enumerate(order):
             if jobs[i].fresh:

@@ -84,10 +84,9 @@ def made_by_height(model: nn.Module) -> bool:
     """Whether products are made for every row count anew, which takes a millisecond for each kind
     of layer: by oneDNN, for bfloat16 and for packed weights."""
     first = next(model.parameters())
-    if first.device.type != "cpu":
-        return False
-    packed = any(isinstance(module, PackedLinear) for module in model.modules())
-    return packed or (first.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available())
+    if first.dtype == torch.bfloat16:
+        return can_pack(first.dtype, first.device)
+    return any(isinstance(module, PackedLinear) for module in model.modules())
 
 
 def pack_linears(model: nn.Module) -> int:

@@ -14,22 +14,24 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from foretoken.target.linear import PackedLinear
 
+SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE = 2 << 20  # bytes; of x86-64 and of ARM with small pages of 4 KB
 WORTH = 64 << 20  # bytes of weights from which it pays: fewer stay in the processor's cache
 _WANTED, _NOW = 14, 25  # MADV_HUGEPAGE, MADV_COLLAPSE (Linux 6.1): as of now, and at once
 
 
 def in_huge_pages(model: nn.Module) -> int:
-    """Move a model's weights on a CPU into huge pages; bytes in them now. Asks Linux and nobody
-    else, and does nothing where it says no (an older kernel, memory in too many pieces)."""
+    """Move a model's weights on a CPU into huge pages; bytes in them now. On Linux only, as far as
+    it can (an older kernel, memory in too many pieces), and not where huge pages are forbidden."""
     places = list(_places(model))
-    if not sys.platform.startswith("linux") or sum(size for _, size in places) < WORTH:
+    if sum(size for _, size in places) < WORTH or not _allowed():
         return 0
     blocks = {
         block
@@ -44,6 +46,15 @@ def in_huge_pages(model: nn.Module) -> int:
             advise(block * PAGE, PAGE, _WANTED)
             moved += PAGE * (advise(block * PAGE, PAGE, _NOW) == 0)
     return moved
+
+
+def _allowed() -> bool:
+    """Whether the system has huge pages and its owner has not switched them off; the call itself
+    would not ask."""
+    try:
+        return sys.platform.startswith("linux") and "[never]" not in SWITCH.read_text()
+    except OSError:
+        return False
 
 
 def _places(model: nn.Module) -> Iterator[tuple[int, int]]:

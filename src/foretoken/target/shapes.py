@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -21,12 +22,18 @@ class Shapes:
     alone: bool = False
 
     def rows(self, n: int) -> int:
-        """The allowed row count for n rows."""
-        return self.buckets[bisect_left(self.buckets, n)] if self.buckets else n
+        """The allowed row count for n rows; n itself beyond the largest."""
+        return rounded(n, self.buckets)
 
     def length(self, columns: int) -> int:
         """The allowed number of columns."""
         return -(-columns // self.columns) * self.columns
+
+
+def rounded(n: int, buckets: Sequence[int]) -> int:
+    """The least bucket of n rows; n itself where there is none."""
+    at = bisect_left(buckets, n)
+    return buckets[at] if at < len(buckets) else n
 
 
 # For products that are made anew for every height: few heights.

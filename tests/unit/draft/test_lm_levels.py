@@ -69,6 +69,26 @@ def test_rows_belong_to_the_nodes_of_the_level_before(
                 assert above.joint[level.rows[row]] * q == pytest.approx(joint, rel=1e-4)
 
 
+def test_a_level_tells_its_time_but_for_the_first_which_read_the_text(
+    watched: HFTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on by a second whenever it is looked at, and by 10 in a forward."""
+    clock = itertools.count(0.0)
+    forward = watched.score
+
+    def score(jobs: Any) -> Any:
+        for _ in range(10):
+            next(clock)
+        return forward(jobs)
+
+    monkeypatch.setattr(watched, "now", lambda: next(clock))
+    monkeypatch.setattr(watched, "score", score)
+    _, seen = levels("lm", watched, 99, Sampling())
+    assert len(seen) > 2
+    assert seen[0].seconds == 0.0
+    assert {level.seconds for level in seen[1:]} == {12.0}, "its forward and its own growth"
+
+
 @pytest.mark.parametrize("form", ["lm", "lm-sampled", "lm-top-k"])
 def test_the_states_are_those_of_the_nodes_that_were_read(form: str, watched: HFTarget) -> None:
     """A chain's state at depth d is that behind its first d - 1 tokens, and never the one that the

@@ -82,6 +82,13 @@ def test_agreement_is_worth_more_than_each_and_can_be_unlearned():
     assert mixer.mix(mixer.weights(0b01, 1, 0.0), odds[:1]) == pytest.approx(0.7)  # apart
 
 
+def test_a_strong_rival_takes_more_from_the_start():
+    mixer = Mixer()
+    said = [mixer.mix(mixer.weights(1, 1, rival), [stretch(0.4)]) for rival in (0.1, 0.5, 0.9)]
+    assert said[0] == pytest.approx(0.4)
+    assert said[0] > said[1] > said[2] > 0.1
+
+
 def test_a_rival_is_a_pattern_of_its_own():
     mixer = Mixer()
     calm, pressed = mixer.weights(1, 1, 0.1), mixer.weights(1, 1, 0.9)

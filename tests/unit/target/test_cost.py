@@ -6,6 +6,7 @@ import pytest
 
 from foretoken.target import cost
 from foretoken.target.cost import CostCurve, cost_curve, machine_key, measure
+from foretoken.target.shapes import Shapes
 from tests import tiny
 
 CURVE = CostCurve(rows=(1, 5, 9), contexts=(64, 512), seconds=((1.0, 3.0, 4.0), (2.0, 4.0, 5.0)))
@@ -33,6 +34,19 @@ def test_one_context_and_one_row() -> None:
         1.5
     )
     assert CostCurve(rows=(1,), contexts=(64,), seconds=((1.0,),))(50) == 1.0
+
+
+def test_where_rows_are_rounded_up_the_curve_has_steps() -> None:
+    curve = CostCurve(rows=(1, 4, 8), contexts=(64,), seconds=((1.0, 2.0, 4.0),), buckets=(1, 4, 8))
+    assert [curve(n) for n in (1, 2, 3, 4, 5, 8)] == [1.0, 2.0, 2.0, 2.0, 4.0, 4.0]
+    assert curve(9) == pytest.approx(4.5), "beyond the last it is a line"
+
+
+def test_rounded_rows_are_the_ones_that_are_measured() -> None:
+    target = tiny.fresh_target("small")
+    target.shapes = Shapes(buckets=(1, 4, 16))
+    curve = measure(target, rows=(1, 2, 3, 7), contexts=(8,), repeats=1)
+    assert (curve.rows, curve.buckets) == ((1, 4, 16), (1, 4, 16))
 
 
 def test_measured_curves_rise_with_rows() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from torch import Tensor
@@ -28,6 +29,7 @@ from foretoken.learn.online.update import Trainee
 from foretoken.types import FloatArray
 
 HALVING = 2.0  # held-out texts
+BACK = 0.01  # acceptance by which weights that served before must be ahead
 FORGETS = 0.04  # acceptance over all held-out texts that nobody else has: less may be chance
 
 
@@ -40,8 +42,6 @@ class Check:
     rows: int
     shelved: float = math.nan  # of the best weights that served before; NaN without any
     which: int = -1  # their place on the shelf
-    place: int = -1  # on the shelf, of what is about to be forgotten if the update stands; -1: none
-    moves_on: bool = True  # whether nothing of it would be missed
 
     def passes(self, tolerance: float) -> bool:
         """Whether no more than `tolerance` was lost. Without rows there is nothing against it."""
@@ -49,8 +49,8 @@ class Check:
 
     def comes_back(self, stands: bool) -> bool:
         """Whether the shelved weights are better than those that serve, and than those that would,
-        if the update stands."""
-        return self.shelved > max(self.before, self.after if stands else self.before)
+        if the update stands, by more than chance often makes."""
+        return self.shelved > max(self.before, self.after if stands else self.before) + BACK
 
 
 class Gate:
@@ -63,40 +63,57 @@ class Gate:
         n = len(self._held_out)  # the newest one is the last
         self._rows = np.array([len(sample) for sample in self._held_out], dtype=np.float64)
         self._recent = 0.5 ** ((n - 1 - np.arange(n)) / HALVING)
+        began = perf_counter()
         self._before = self._of(trainee.kept)
+        # seconds that asking takes: a reading for what was trained, the shelf and its mark
+        self.takes = (perf_counter() - began) * (1 if shelf is None else len(shelf) + 2)
+        self._after = np.full(n, math.nan)
+        self._shelved: list[FloatArray] = []
 
     def check(self, trained: bool = True) -> Check:
         """With the weights of now, if they are `trained`. A comparison with what is no number does
         not pass."""
-        before, after = self._before, np.full(len(self._rows), math.nan)
         if trained:
-            after = self._trainee.accepted(self._held_out)
-        shelf = [self._of(weights) for weights in self._shelf or ()]
-        found = [self._mean(each) for each in shelf]
+            self._after = self._trainee.accepted(self._held_out)
+        self._shelved = [self._of(weights) for weights in self._shelf or ()]
+        found = [self._mean(each) for each in self._shelved]
         known = [i for i, value in enumerate(found) if not math.isnan(value)]
         best = max(known, key=found.__getitem__, default=-1)
         return Check(
-            self._mean(before), self._mean(after), rows(self._held_out),
-            found[best] if best >= 0 else math.nan, best, *self._place(after, shelf),
+            self._mean(self._before), self._mean(self._after), rows(self._held_out),
+            found[best] if best >= 0 else math.nan, best,
         )  # fmt: skip
 
-    def _place(self, after: FloatArray, shelf: list[FloatArray]) -> tuple[int, bool]:
-        """Where on the shelf its `mark` is worth a place, a free one or that of weights that are
-        missed less; and whether nothing of the mark is missed."""
-        total = self._rows.sum()
-        if self._shelf is None or not total or math.isnan(after.sum()):
-            return -1, True
-        everyone = np.array([after, *shelf, self._of(self._shelf.mark)])
-        missed = [
-            float((each - np.delete(everyone, i, axis=0).max(axis=0)).clip(0.0).sum() / total)
-            for i, each in enumerate(everyone)
-        ]
-        if missed[-1] <= FORGETS:
-            return -1, missed[-1] <= FORGETS / 4
-        if len(shelf) < self._shelf.most:
-            return len(shelf), False
-        least = min(range(1, len(shelf)), key=lambda i: missed[1 + i], default=-1)
-        return (least if least > 0 and missed[1 + least] < missed[-1] else -1), False
+    def forgotten(self) -> tuple[int, bool]:
+        """The place on the shelf that its mark is worth, if the update stands (-1: none); and
+        whether nothing of the mark would be missed. After `check`."""
+        assert self._shelf is not None
+        missed = self._missed(self._of(self._shelf.mark), self._after)
+        return self._place(missed), not missed[-1] > FORGETS / 4
+
+    def place(self) -> int:
+        """The place on the shelf that the weights which serve are worth; -1: none."""
+        return self._place(self._missed(self._before))
+
+    def _missed(self, known: FloatArray, *others: FloatArray) -> list[float]:
+        """Of each set on the shelf, and of `known`, the acceptance over all held-out texts that
+        nobody else has, `others` among them."""
+        everyone = np.array([*others, *self._shelved, known])
+        total = max(self._rows.sum(), 1.0)
+        rest = [np.delete(everyone, i, axis=0).max(axis=0) for i in range(len(everyone))]
+        lost = [(each - most).clip(0.0).sum() for each, most in zip(everyone, rest, strict=True)]
+        return [float(each / total) for each in lost[len(others) :]]
+
+    def _place(self, missed: list[float]) -> int:
+        """A free place for the last of those, or that of what is missed less; -1: none."""
+        assert self._shelf is not None
+        *shelved, known = missed
+        if not known > FORGETS:
+            return -1
+        if len(shelved) < self._shelf.most:
+            return len(shelved)
+        least = min(range(1, len(shelved)), key=shelved.__getitem__, default=-1)
+        return least if least > 0 and shelved[least] < known else -1
 
     def _of(self, weights: Sequence[Tensor]) -> FloatArray:
         with self._trainee.having(weights):

@@ -150,7 +150,7 @@ class Learner:
 
     def adopt(self, trainee: Trainee, given: Sequence[Tensor]) -> None:
         """Go on from these weights, which are kept. given: those that all began with."""
-        self.trainee, self._shelf = trainee, Shelf(given, self.options.shelf)
+        self.trainee, self._shelf = trainee, self._new_shelf(given)
         self.drafter = self._publish(trainee.model)
 
     def guard(self, work: Callable[[], None]) -> None:
@@ -160,7 +160,7 @@ class Learner:
         except Exception as error:  # noqa: BLE001  (whatever it is, the text must go on)
             self.facts.failed = f"{type(error).__name__}: {error}".splitlines()[0]
             LOG.warning("online learning stopped, drafting goes on: %s", self.facts.failed)
-            self._selector, self.buffer = None, Buffer(0)
+            self._selector, self._shelf, self.buffer = None, None, Buffer(0)
             if self.trainee is not None:
                 with suppress(Exception):
                     self.trainee.restore()
@@ -172,7 +172,7 @@ class Learner:
         trainee = self.trainee = self.trainee or Trainee(self._base(), self.options)
         gate = Gate(trainee, held_out, self._shelf)
         batches = self._batches(trainee, fresh, pool)
-        left = self.options.deadline - (perf_counter() - began)
+        left = self.options.deadline - (perf_counter() - began) - gate.takes
         done = trainee.learn(batches, left, held_out)
         check = gate.check(done.finite and done.steps > 0)
         stands = done.finite and done.steps > 0 and check.passes(self.options.tolerance)
@@ -181,16 +181,15 @@ class Learner:
         recalled = self._shelf is not None and check.comes_back(stands)
         if recalled:
             assert self._shelf is not None
-            trainee.recall(self._shelf.change(check.which, trainee.kept))
+            trainee.recall(self._shelf.change(check.which, gate.place(), trainee.kept))
             self._shelf.move_on(trainee.kept)
             stands = waits = False
         elif stands:
-            self._shelf = self._shelf or Shelf(trainee.kept, self.options.shelf)
+            if self._shelf is None:
+                self._shelf = self._new_shelf(trainee.kept)
+            else:
+                self._shelf.remember(*gate.forgotten(), trainee.weights)
             trainee.keep()
-            if check.place >= 0:
-                self._shelf.put(check.place, self._shelf.mark)
-            if check.place >= 0 or check.moves_on:
-                self._shelf.move_on(trainee.kept)
         elif not waits:
             trainee.restore()
         if stands or recalled:
@@ -201,6 +200,9 @@ class Learner:
             self._pruned = (pool, self._selector.prune(trainee, pool, max(room, 1)))
         what = "recalled" if recalled else "kept" if stands else "waiting" if waits else "back"
         self._note(done, check, what, rows(fresh), perf_counter() - began)
+
+    def _new_shelf(self, given: Sequence[Tensor]) -> Shelf | None:
+        return Shelf(given, self.options.shelf) if self.options.shelf else None
 
     def _batches(
         self, trainee: Trainee, fresh: Sequence[Sample], pool: Sequence[Sample]

@@ -18,7 +18,7 @@ Weights = list[Tensor]
 
 
 class Shelf:
-    """At most `most` sets of weights, of which the first, those that were given, never goes.
+    """At most `most` >= 1 sets of weights, of which the first, those that were given, never goes.
 
     mark: weights that served some updates ago. Each update forgets little; against the mark it is
     seen what they forget together.
@@ -27,7 +27,7 @@ class Shelf:
     def __init__(self, given: Sequence[Tensor], most: int) -> None:
         self.most = most
         self.mark = _copied(given)
-        self._sets: list[Weights] = [_copied(given)] if most else []
+        self._sets: list[Weights] = [_copied(given)]
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -35,6 +35,14 @@ class Shelf:
     def __iter__(self) -> Iterator[Weights]:
         """All sets, not to be changed."""
         return iter(self._sets)
+
+    def remember(self, place: int, moves_on: bool, served: Sequence[Tensor]) -> None:
+        """Others serve from now on. place: for the mark, -1 for none; moves_on: nothing of it would
+        be missed."""
+        if place >= 0:
+            self.put(place, self.mark)
+        if place >= 0 or moves_on:
+            self.move_on(served)
 
     def move_on(self, served: Sequence[Tensor]) -> None:
         """The mark is what serves now."""
@@ -44,12 +52,12 @@ class Shelf:
         """Weights that served come onto the shelf, in the place of others or behind the last."""
         self._sets[at : at + 1] = [_copied(served)]
 
-    def change(self, at: int, served: Sequence[Tensor]) -> Weights:
-        """The set at a place, to serve from now on; what served until now takes its place, or a
-        place behind the given ones."""
+    def change(self, at: int, place: int, served: Sequence[Tensor]) -> Weights:
+        """The set at `at`, to serve from now on. What served until now takes its place, or `place`
+        (-1: none) where that is of the given ones."""
         taken = self._sets[at]
-        if at or self.most > 1:
-            self.put(at or min(len(self), self.most - 1), served)
+        if at or place > 0:
+            self.put(at or place, served)
         return taken
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tests.unit.learn.online.toys import (
     alpha,
-    drafter,
     feed,
     learner,
     same,
@@ -34,22 +33,27 @@ def values(shelf: Shelf) -> list[float]:
 
 def test_the_given_weights_never_go() -> None:
     shelf = Shelf(weights(0), 3)
-    assert same(shelf.change(0, weights(1)), weights(0))
+    assert same(shelf.change(0, 1, weights(1)), weights(0))
     assert values(shelf) == [0, 1]
-    assert same(shelf.change(0, weights(2)), weights(0))
-    assert same(shelf.change(0, weights(3)), weights(0))
-    assert values(shelf) == [0, 1, 3], "the last place is for what comes"
-    assert same(shelf.change(1, weights(4)), weights(1))
-    assert values(shelf) == [0, 4, 3]
-    shelf.put(2, weights(5))
+    assert same(shelf.change(0, 2, weights(2)), weights(0))
+    assert same(shelf.change(0, -1, weights(3)), weights(0))
+    assert values(shelf) == [0, 1, 2], "no place was worth it"
+    assert same(shelf.change(1, 2, weights(4)), weights(1))
+    assert values(shelf) == [0, 4, 2]
+    assert same(shelf.change(0, 2, weights(5)), weights(0))
     assert values(shelf) == [0, 4, 5]
 
 
-def test_a_shelf_of_one_and_of_none() -> None:
-    shelf = Shelf(weights(0), 1)
-    assert same(shelf.change(0, weights(1)), weights(0))
+def test_the_mark_comes_onto_the_shelf_or_moves_on_or_waits() -> None:
+    shelf = Shelf(weights(0), 3)
+    shelf.remember(-1, False, weights(1))
+    assert float(shelf.mark[0][0]) == 0
+    shelf.remember(-1, True, weights(2))
+    assert float(shelf.mark[0][0]) == 2
     assert values(shelf) == [0]
-    assert values(Shelf(weights(0), 0)) == []
+    shelf.remember(1, False, weights(3))
+    assert values(shelf) == [0, 2]
+    assert float(shelf.mark[0][0]) == 3
 
 
 def test_what_is_on_it_is_a_copy() -> None:
@@ -66,6 +70,7 @@ def test_what_is_on_it_is_a_copy() -> None:
         (0.3, 0.4, True, True),
         (0.3, 0.6, True, False),
         (0.3, 0.6, False, True),
+        (0.495, 0.3, False, False),
         (0.5, 0.4, False, False),
         (math.nan, math.nan, False, False),
     ],
@@ -136,4 +141,3 @@ def test_a_new_domain_starts_from_what_is_served() -> None:
         default.trainee.weights[0] += 1.0
     assert same(list(one._start().parameters()), served)
     assert not same(default.trainee.weights, served), "they go on waiting"
-    assert not same(list(drafter().parameters()), served)
