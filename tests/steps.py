@@ -15,8 +15,8 @@ CONTEXT = 50  # tokens of every session
 def session(name: str = "stub", seed: int = 0, temperature: float = 0.0, **drafter: Any) -> Any:
     """A session of a drafter called `name`."""
     told = {
-        "name": name, "ways": ("",), "runs_model": True, "emits": "point", "gives": frozenset(),
-        "trains": False, "calibrated": False, **drafter,
+        "name": name, "ways": ("",), "first_way": "", "runs_model": True, "emits": "point",
+        "gives": frozenset(), "trains": False, "calibrated": False, **drafter,
     }  # fmt: skip
     sampling = Sampling(temperature=temperature, seed=seed)
     return SimpleNamespace(
