@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from foretoken import registry
-from foretoken.draft.lm import entropies
+from foretoken.draft.lm_draft import entropies
 from foretoken.engine.build import Method, build
 from foretoken.policy.base import Policy
 from foretoken.policy.cost_model import CostModel

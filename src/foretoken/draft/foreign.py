@@ -24,7 +24,8 @@ from pydantic import Field
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
 from foretoken.draft.growth import Growth
-from foretoken.draft.lm import ROWS_AHEAD, Draft, Memory, own_warper
+from foretoken.draft.lm import ROWS_AHEAD
+from foretoken.draft.lm_draft import Draft, Memory, grow_together, own_warper
 from foretoken.draft.transcript import Pair, Transcript
 from foretoken.draft.vocabularies import Vocabularies, vocabularies
 from foretoken.prompt.chance import PositionRandom
@@ -148,11 +149,7 @@ class Foreign(Drafter):
         with self.model.lock:
             drafts = [self._draft(session, budget) for session, budget in asked]
             growing = [draft for draft in drafts if draft is not None and draft.growth.frontier]
-            while growing:
-                scores = self.model.target.score([draft.job() for draft in growing])
-                for draft, rows in zip(growing, scores, strict=True):
-                    draft.grow(rows, self.temperature)
-                growing = [draft for draft in growing if draft.growth.frontier]
+            grow_together(self.model.target, growing, self.temperature)
         return [self.nothing if draft is None else self.translate(draft) for draft in drafts]
 
     def _draft(self, session: Session, budget: Budget) -> ForeignDraft | None:

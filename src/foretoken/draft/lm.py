@@ -13,9 +13,8 @@ of the small model per step, and its KV memory. It learns nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from time import perf_counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -24,30 +23,18 @@ from torch import Tensor
 
 from foretoken import types
 from foretoken.draft.base import Context, Drafter
-from foretoken.draft.growth import Growth, spelled
+from foretoken.draft.growth import Growth
+from foretoken.draft.lm_draft import Draft, Memory, grow_together, own_warper
 from foretoken.draft.shaped import shaped
-from foretoken.errors import ForetokenError, NoTokenLeftError
 from foretoken.prompt.chance import PositionRandom
-from foretoken.prompt.sampling import Warper, argmax_rows
-from foretoken.target.base import Job, KVCache
-from foretoken.tree import EMPTY, DraftTree, Kind
-from foretoken.types import Budget, Level, Scores, Session, Step
+from foretoken.prompt.sampling import argmax_rows
+from foretoken.tree import DraftTree, Kind
+from foretoken.types import Budget, Session, Step
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and listing methods needs none of it
     from foretoken.draft.lm_model import SmallModel
 
 ROWS_AHEAD = 64  # rows of memory beside the text, for drafts; more are made when they are needed
-
-
-@dataclass
-class Memory:
-    """What the drafter holds of one session."""
-
-    cache: KVCache
-    warper: Warper
-    # the last draft's scored nodes: (row of the parent, -1 for the root, token) -> row, counted
-    # from the end of the committed text
-    rows: dict[tuple[int, int], int] = field(default_factory=dict)
 
 
 class LmDrafter(Drafter):
@@ -116,7 +103,6 @@ class LmDrafter(Drafter):
     def propose_batch(self, asked: Sequence[tuple[Session, Budget]]) -> list[DraftTree]:
         """All drafts grow together: a forward for the root, then one for each level but the last;
         a draft that is finished drops out."""
-        target = self.model.target
         with self.model.lock:
             growths = [self._growth(session, budget) for session, budget in asked]
             growing = [
@@ -124,14 +110,7 @@ class LmDrafter(Drafter):
                 for (session, _), growth in zip(asked, growths, strict=True)
                 if growth.frontier
             ]
-            while growing:
-                start = target.now()
-                scores = target.score([draft.job() for draft in growing])
-                target.wait()
-                share = (target.now() - start) / len(growing)
-                for draft, rows in zip(growing, scores, strict=True):
-                    draft.grow(rows, self.options.temperature, share, target.now)
-                growing = [draft for draft in growing if draft.growth.frontier]
+            grow_together(self.model.target, growing, self.options.temperature)
         return [growth.tree() for growth in growths]
 
     def _growth(self, session: Session, budget: Budget) -> Growth:
@@ -181,107 +160,6 @@ class LmDrafter(Drafter):
         if memory is not None:
             with self.model.lock:
                 memory.cache.release()
-
-
-class Draft:
-    """One session's growth, and the rows of it that the model has read."""
-
-    def __init__(
-        self, text: Sequence[int], memory: Memory, growth: Growth, wanted: frozenset[str]
-    ) -> None:
-        self.text, self.memory, self.growth, self.wanted = text, memory, growth, wanted
-        self._tokens: list[int] = []  # of the nodes read so far: those that were in a frontier
-        self._parents: list[int] = []
-        self._row = {-1: -1}  # node of the growth -> row
-        self._above: list[int] = []  # nodes of the level before the one that grows
-
-    def job(self) -> Job:
-        """What the model must read to continue the frontier."""
-        cache, growth = self.memory.cache, self.growth
-        if growth.frontier[0] == -1:
-            return Job(cache, self.text[cache.length :], EMPTY)
-        scored = len(self._tokens)
-        for row, node in enumerate(growth.frontier, scored):
-            parent, token = self._row[growth.parents[node]], growth.tokens[node]
-            self._row[node] = self.memory.rows[parent, token] = row
-            self._parents.append(parent)
-            self._tokens.append(token)
-        return Job(cache, (), DraftTree(self._tokens, self._parents), scored)
-
-    def grow(
-        self,
-        scores: Scores,
-        temperature: float | None,
-        seconds: float = 0.0,
-        now: Callable[[], float] = perf_counter,
-    ) -> None:
-        """One level more. scores: [len(frontier)] rows of the model. seconds: that they took."""
-        begun = now()
-        if not self._tokens:
-            self.memory.cache.keep(())  # the root is committed text: no verdict can take it back
-        try:
-            logprobs = self.processed(scores.logits, temperature).log_softmax(dim=-1)
-        except NoTokenLeftError:  # whether the text can go on there is the target's affair
-            self.growth.stop()
-            return
-        if bool(logprobs[:, 0].isnan().any()):  # one such logit makes its whole row NaN
-            raise ForetokenError(f"token {len(self.text)}: the drafter's logits contain NaN or inf")
-        growth, read, first = self.growth, self.growth.frontier, len(self.growth.tokens)
-        growth.grow(logprobs)
-        # text was read for the first level: no later one takes so long
-        seconds = seconds + now() - begun if read[0] >= 0 else 0.0
-        go_on = growth.budget.go_on
-        if go_on is not None and growth.frontier:
-            entropy = entropies(logprobs) if "entropy" in self.wanted else ()
-            hidden = scores.hidden.get("final") if "hidden" in self.wanted else None
-            nodes = growth.fresh(first)
-            level = self._level(read, nodes, entropy, hidden)
-            if not go_on(replace(level, seconds=seconds)):
-                growth.stop()
-            self._above = nodes
-
-    def _level(
-        self, read: list[int], nodes: list[int], entropy: Sequence[float], hidden: Tensor | None
-    ) -> Level:
-        growth = self.growth
-        row = {node: i for i, node in enumerate(read)}
-        place = {node: i for i, node in enumerate(self._above)}
-        return Level(
-            growth.levels,
-            [growth.q[node] for node in nodes],
-            [math.exp(growth.joint[node]) for node in nodes],
-            [row[growth.parents[node]] for node in nodes],
-            entropy,
-            hidden,
-            [place[node] for node in read if node >= 0],
-        )
-
-    def processed(self, logits: Tensor, temperature: float | None) -> Tensor:
-        """[m, V] float32: logits of q."""
-        warper, growth = self.memory.warper, self.growth
-        if growth.greedy and warper.trivial:
-            return logits.float()
-        if temperature is not None and not growth.greedy:
-            return logits.float() / temperature
-        paths = [spelled(node, growth.tokens, growth.parents) for node in growth.frontier]
-        return warper.warp_rows(logits, self.text, paths)
-
-
-def entropies(logprobs: Tensor) -> list[float]:
-    """[m] nats, of rows of log-probabilities [m, V]; a token ruled out adds nothing."""
-    nats: list[float] = torch.special.entr(logprobs.exp()).sum(dim=-1).tolist()
-    return nats
-
-
-def own_warper(session: Session) -> Warper:
-    """The session's own processing, without what the user wrote: such a processor may keep a state,
-    and is to see the calls of plain decoding and no others."""
-    sampling, limits = session.request.sampling, session.stop.limits
-    if not sampling.processors:
-        return session.warper
-    ours = sampling.model_copy(update={"processors": ()})
-    vocab, prompt = session.drafter.context.vocab, session.request.prompt
-    return Warper(ours, prompt, session.stop.eos, limits.max_new_tokens, vocab)
 
 
 class GreedyChain(Growth):
