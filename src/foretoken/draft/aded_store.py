@@ -28,12 +28,7 @@ class Store:
 
     def row(self, a: int, b: int) -> Row:
         """The pair's row, else the back-off row of b; probabilities sum to at most 1."""
-        row = self._learned((a, b))
-        if row is None and self.base is not None:
-            row = self.base.row(a, b)
-        if row is None or not row[0]:
-            row = self.weights((-1, b))
-        return normalise(row) if self.heavy else row
+        return self._with_back_off((a, b), self.weights((a, b)))
 
     def weights(self, key: Pair) -> Row:
         """The key's weights as they stand, which may sum to more than 1; NO_ROW if unknown."""
@@ -92,12 +87,13 @@ class Store:
     def _work_in(self, key: Pair, row: Row, notes: Sequence[Note]) -> Row:
         """See `Overlay`."""
         for said, weight in notes:
+            old = row
+            if not old[0] and self.base is not None:
+                old = self.base.row(*key)
             if isinstance(said, dict):
-                old, (new, share) = self._before(key, row), _rates(said, weight)
+                old, (new, share) = self._with_back_off(key, old), _rates(said, weight)
             else:
-                old, new, share = row, said, weight
-                if not old[0] and self.base is not None:
-                    old = self.base.row(*key)
+                new, share = said, weight
                 if not old[0]:
                     share = 1.0
                 elif self.decay != 1.0:
@@ -105,10 +101,8 @@ class Store:
             row = blend(old, new, share, self.max_successors)
         return row
 
-    def _before(self, key: Pair, row: Row) -> Row:
-        """What is known of a key beside `row`, its own: with back-off, at most 1 together."""
-        if not row[0] and self.base is not None:
-            row = self.base.row(*key)
+    def _with_back_off(self, key: Pair, row: Row) -> Row:
+        """What `row` tells of a key, else what its back-off row does; at most 1 together."""
         if not row[0] and key[0] >= 0:
             row = self.weights((-1, key[1]))
         return normalise(row) if self.heavy else row

@@ -89,10 +89,13 @@ class Mix(Drafter):
         self.judges = Scopes(options.scope, partial(Judge, self.names), MOST_BINS)
         self.needs = frozenset().union(*(part.needs for part in self.parts))
         heavy = any(not (part.light or part.runs_model) for part in self.parts)
-        self._way = [
-            WAYS[2 if part.runs_model else 0 if part.light and heavy else 1] for part in self.parts
-        ]
-        ways = tuple(way for way in WAYS if way in self._way)
+        ranks = [2 if part.runs_model else 0 if part.light and heavy else 1 for part in self.parts]
+        self._asked = {
+            way: {i for i, least in enumerate(ranks) if least <= rank}
+            for rank, way in enumerate(WAYS)
+        }
+        self._asked[""] = self._asked[WAYS[-1]]
+        ways = tuple(way for rank, way in enumerate(WAYS) if rank in ranks)
         self.ways = ways if len(ways) > 1 else ("",)
         self.first_way = "free" if "free" in self.ways else self.ways[0]
         models = [part for part in self.parts if part.runs_model]
@@ -157,7 +160,7 @@ class Mix(Drafter):
             mine = [
                 k for k, (_, budget) in enumerate(asked)
                 if budget.nodes > 0 and budget.depth > 0
-                and WAYS.index(self._way[i]) <= WAYS.index(budget.way or WAYS[-1])
+                and i in self._asked[budget.way]
             ]  # fmt: skip
             if mine:
                 trees = part.propose_batch([self._share(i, *asked[k]) for k in mine])

@@ -15,7 +15,7 @@ from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.base import Job, reads_alone
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.lean import lean
-from foretoken.target.linear import PackedLinear, made_by_height
+from foretoken.target.linear import is_packed, made_by_height
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, ROUNDED_SHAPES, Shapes
 from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_tree
@@ -94,7 +94,7 @@ class HFTarget:
     @property
     def how(self) -> str:
         """How forwards run, for cost curves and reports."""
-        packed = any(isinstance(m, PackedLinear) for m in self.model.modules())
+        packed = is_packed(self.model)
         names = [self.model.config._attn_implementation, "lean" * (self._lean is not None)]
         parts = [*names, "packed" * packed, self.exact]
         return " ".join(part for part in parts if part)

@@ -86,6 +86,11 @@ def made_by_height(model: nn.Module) -> bool:
     first = next(model.parameters())
     if first.dtype == torch.bfloat16:
         return can_pack(first.dtype, first.device)
+    return is_packed(model)
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether a layer is packed."""
     return any(isinstance(module, PackedLinear) for module in model.modules())
 
 

@@ -174,8 +174,9 @@ class Learner:
         batches = self._batches(trainee, fresh, pool)
         left = self.options.deadline - (perf_counter() - began) - gate.takes
         done = trainee.learn(batches, left, held_out)
-        check = gate.check(done.finite and done.steps > 0)
-        stands = done.finite and done.steps > 0 and check.passes(self.options.tolerance)
+        trained = done.finite and done.steps > 0
+        check = gate.check(trained)
+        stands = trained and check.passes(self.options.tolerance)
         # one update's gain is smaller than what few held-out rows tell apart: several may add up
         waits = not stands and done.finite and self._waiting < self.options.trials
         recalled = self._shelf is not None and check.comes_back(stands)

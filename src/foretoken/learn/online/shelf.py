@@ -26,8 +26,8 @@ class Shelf:
 
     def __init__(self, given: Sequence[Tensor], most: int) -> None:
         self.most = most
-        self.mark = _copied(given)
-        self._sets: list[Weights] = [_copied(given)]
+        self.mark = copied(given)
+        self._sets: list[Weights] = [copied(given)]
 
     def __len__(self) -> int:
         return len(self._sets)
@@ -46,11 +46,11 @@ class Shelf:
 
     def move_on(self, served: Sequence[Tensor]) -> None:
         """The mark is what serves now."""
-        self.mark = _copied(served)
+        self.mark = copied(served)
 
     def put(self, at: int, served: Sequence[Tensor]) -> None:
         """Weights that served come onto the shelf, in the place of others or behind the last."""
-        self._sets[at : at + 1] = [_copied(served)]
+        self._sets[at : at + 1] = [copied(served)]
 
     def change(self, at: int, place: int, served: Sequence[Tensor]) -> Weights:
         """The set at `at`, to serve from now on. What served until now takes its place, or `place`
@@ -61,5 +61,6 @@ class Shelf:
         return taken
 
 
-def _copied(weights: Sequence[Tensor]) -> Weights:
+def copied(weights: Sequence[Tensor]) -> Weights:
+    """The same numbers in memory of their own."""
     return [weight.detach().clone() for weight in weights]

@@ -13,6 +13,7 @@ from foretoken.errors import ArtifactError
 from foretoken.learn.online.learner import Learner
 from foretoken.learn.online.options import OnlineOptions
 from foretoken.learn.online.routing import DEFAULT, Router
+from foretoken.learn.online.shelf import copied
 from foretoken.learn.online.twin import add_changes, dense_twin, encoded, fingerprint
 from foretoken.learn.online.update import Trainee
 from foretoken.learn.online.worker import Worker
@@ -125,7 +126,7 @@ class Learners:
                 setattr(learner.facts, count, int(saved["facts"].get(count, 0)))
             if saved["changes"]:
                 trainee = Trainee(self._base(), self.options)
-                given = [weight.clone() for weight in trainee.kept]
+                given = copied(trainee.kept)
                 add_changes(trainee.weights, saved["changes"])
                 trainee.keep()
                 learner.adopt(trainee, given)

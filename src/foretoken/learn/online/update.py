@@ -30,6 +30,7 @@ from foretoken.learn.online.balance import Balance
 from foretoken.learn.online.buffer import Sample, rows
 from foretoken.learn.online.loss import AMFT, ONLINE, accepted, coarse
 from foretoken.learn.online.options import OnlineOptions
+from foretoken.learn.online.shelf import copied
 from foretoken.learn.online.twin import dense_twin
 from foretoken.learn.recipes.losses import Loss
 from foretoken.types import FloatArray
@@ -55,7 +56,7 @@ class Trainee:
         self.model = dense_twin(model)
         self.device = next(self.model.parameters()).device
         self.weights: list[Tensor] = list(self.model.parameters())
-        self.kept = [weight.detach().clone() for weight in self.weights]
+        self.kept = copied(self.weights)
         self._optimiser: torch.optim.AdamW | None = None
         self._made = 0  # steps of the optimiser
         self.balance = Balance(self.device) if options.loss == AMFT else None
@@ -69,7 +70,7 @@ class Trainee:
     @contextmanager
     def having(self, weights: Sequence[Tensor]) -> Iterator[None]:
         """Other weights meanwhile."""
-        now = [weight.detach().clone() for weight in self.weights]
+        now = copied(self.weights)
         self._take(weights)
         try:
             yield
@@ -78,8 +79,8 @@ class Trainee:
 
     def recall(self, weights: Sequence[Tensor]) -> None:
         """Go on from these, which are kept."""
-        self._take(weights)
-        self.keep()
+        for kept, other in zip(self.kept, weights, strict=True):
+            kept.copy_(other)
         self.restore()
 
     def _take(self, weights: Sequence[Tensor]) -> None:
