@@ -106,7 +106,7 @@ class TestTables:
         target = tiny.target("small")
         engine = Engine(
             target, method="aded", options={"table": table, "scope": "process"} if table else None,
-            policy_options={"nodes": 8}, max_sessions=25,
+            policy="fixed", policy_options={"nodes": 8}, max_sessions=25,
         )  # fmt: skip
         done = engine.run([tiny.request(p, 64) for p in self.PROMPTS])
         assert [c.tokens for c in done] == expected
