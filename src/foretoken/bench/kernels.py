@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from foretoken.errors import CapabilityError
-from foretoken.target.linear import PackedLinear, can_pack
+from foretoken.target.linear import PackedLinear, PackedPart, can_pack
 from foretoken.types import Options
 
 ROWS = (1, 2, 4, 8, 16, 32, 64)
@@ -29,14 +29,10 @@ class KernelResult(Options):
 
 
 def linear_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """(inputs, outputs) of a model's linear layers, each once."""
-    return sorted(
-        {
-            (module.in_features, module.out_features)
-            for module in model.modules()
-            if isinstance(module, nn.Linear | PackedLinear)
-        }
-    )
+    """(inputs, outputs) of the products that a forward makes, each once: joined layers are one."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | PackedLinear | PackedPart)]
+    made = [layer.joined[0] if isinstance(layer, PackedPart) else layer for layer in layers]
+    return sorted({(layer.in_features, layer.out_features) for layer in made})
 
 
 @torch.inference_mode()

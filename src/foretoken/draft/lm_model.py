@@ -23,6 +23,7 @@ from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 from foretoken.target.hf import HFTarget
 from foretoken.target.linear import can_pack, pack_linears
 from foretoken.target.load import choose_device, choose_dtype
+from foretoken.target.small import may_loop, small_target, suited
 
 if TYPE_CHECKING:
     from foretoken.target.nested import NestedTarget
@@ -111,7 +112,7 @@ def _find(model: Any, whole: bool, domain: str) -> SmallModel:
         elif isinstance(model, HFTarget) or hasattr(model, "generation_config"):
             key = id(model)  # the entry holds the object, so its id is its own while the entry is
             found = _shared.get(key) or SmallModel(
-                model if isinstance(model, HFTarget) else HFTarget(model)
+                model if isinstance(model, HFTarget) else small_target(model)
             )
         else:
             accepted = f"{ACCEPTED}, a transformers model, or a target"
@@ -123,14 +124,15 @@ def _find(model: Any, whole: bool, domain: str) -> SmallModel:
 def _load(name: str, trim: Trim | None, domain: str) -> HFTarget:
     """As `foretoken.target.load.load`, but a drafter needs no tokenizer."""
     device = choose_device()
-    dtype = choose_dtype("auto", device)
+    # what runs as loops is in float32
+    dtype = choose_dtype("float32" if may_loop(name, device) else "auto", device)
     model = load_small(name, dtype, device, domain)
     if trim is not None:
         trim.check(name, vocab=int(model.config.get_text_config().vocab_size))
         model = trimmed(model, trim.keep)  # before packing: the kept rows alone are packed
-    if can_pack(dtype, device):
+    if can_pack(dtype, device) and not suited(model):
         pack_linears(model)
-    return HFTarget(model, name)
+    return small_target(model, name)
 
 
 def _check(found: SmallModel, context: Context, field_name: str) -> None:

@@ -106,14 +106,14 @@ class OmniDraft(Foreign):
             accepted = "0, or scope 'process': the weights are shared by all who draft with them"
             raise ConfigError(f"{self.name}.every", options.every, accepted)
         from foretoken.draft.lm_model import SmallModel
-        from foretoken.target.hf import HFTarget
+        from foretoken.target.small import target_like
 
         self.distiller = Distiller(
             self.model.target.model, self.pair, options.lr, options.ngram_weight, options.window,
             options.held,
         )  # fmt: skip
-        name = self.model.name or self.model.target.name
-        self.model = SmallModel(HFTarget(self.distiller.serving, name), name)
+        served = target_like(self.model.target, self.distiller.serving)
+        self.model = SmallModel(served, self.model.name or served.name)
 
     def begin(self, session: Session) -> None:
         """Find the n-grams of the session's scope."""

@@ -115,10 +115,11 @@ class Osd(Drafter):
     def _publish(self, trained: Any) -> Any:
         """A drafter with a copy of trained weights."""
         from foretoken.draft.lm_model import SmallModel
-        from foretoken.target.hf import HFTarget
+        from foretoken.target.small import target_like
 
         shared = self.model.target
-        return self._drafter(SmallModel(HFTarget(serving_twin(trained, shared.model), shared.name)))
+        served = target_like(shared, serving_twin(trained, shared.model))
+        return self._drafter(SmallModel(served))
 
     def provide(self, needs: frozenset[str]) -> None:
         """See the base class."""
@@ -236,9 +237,11 @@ def _check(target: Any) -> None:
     """Raise CapabilityError for a model whose copy could not be trained, or not draft alike."""
     from foretoken.target.hf import HFTarget
     from foretoken.target.linear import PackedLinear
+    from foretoken.target.small import SmallTarget
 
     head = target.model.get_output_embeddings()
-    if type(target) is not HFTarget or not isinstance(head, nn.Linear | PackedLinear):
+    plain = type(target) in (HFTarget, SmallTarget)
+    if not plain or not isinstance(head, nn.Linear | PackedLinear):
         raise CapabilityError(
             "drafter 'osd' trains a copy of its model and cannot do so with this one (compiled, or "
             "with an output layer of its own); give it the plain model"

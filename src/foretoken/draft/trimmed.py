@@ -136,7 +136,7 @@ def _rows_of(model: Any, head: Any) -> Callable[[Tensor], Rows]:
     bias = getattr(head, "bias", None)
 
     def rows(ids: Tensor) -> Rows:
-        weight = source.packed.to_dense() if isinstance(source, PackedLinear) else source.detach()
+        weight = source.dense() if isinstance(source, PackedLinear) else source.detach()
         here = ids.to(weight.device)
         return weight[here], None if bias is None else bias.detach()[here]
 

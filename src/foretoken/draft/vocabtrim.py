@@ -94,12 +94,12 @@ class VocabTrim(LmDrafter):
         """The whole model with a trimmed output layer of this drafter's own."""
         from foretoken.draft.lm_model import SmallModel, small_model
         from foretoken.draft.trimmed import trimmed
-        from foretoken.target.hf import HFTarget
+        from foretoken.target.small import target_like
 
         whole = small_model(self.options.model, context, self.name, whole=True)
         trim = self._trim(whole, context)
         twin = trimmed(whole.target.model, trim.keep)
-        return SmallModel(HFTarget(twin, whole.target.name), whole.name, trim=trim)
+        return SmallModel(target_like(whole.target, twin), whole.name, trim=trim)
 
     def _trim(self, whole: SmallModel, context: Context) -> Trim:
         keep, field = self.options.keep, f"{self.name}.keep"

@@ -25,7 +25,7 @@ def _fold(query: Tensor, kv_heads: int) -> Tensor:
     return query.reshape(b, kv_heads, heads // kv_heads * n, d)
 
 
-def _unfold(out: Tensor, heads: int, n: int) -> Tensor:
+def unfold(out: Tensor, heads: int, n: int) -> Tensor:
     """[B, kv, G * n, D] -> [B, n, heads, D], the layout that transformers expects back."""
     return out.reshape(out.shape[0], heads, n, out.shape[-1]).transpose(1, 2)
 
@@ -59,7 +59,7 @@ def folded_attention(
     out = F.scaled_dot_product_attention(
         _fold(query, key.shape[1]), key, value, attn_mask=mask, scale=scaling
     )
-    return _unfold(out, query.shape[1], query.shape[2]), None
+    return unfold(out, query.shape[1], query.shape[2]), None
 
 
 def bitwise_attention(
@@ -85,7 +85,7 @@ def bitwise_attention(
     elif mask is not None:
         scores = scores + mask.double()
     out = torch.softmax(scores, dim=-1) @ v
-    return _unfold(out.to(query.dtype), query.shape[1], query.shape[2]), None
+    return unfold(out.to(query.dtype), query.shape[1], query.shape[2]), None
 
 
 for _name, _function in ((FOLDED, folded_attention), (BITWISE, bitwise_attention)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
@@ -68,7 +69,9 @@ class KVPool(Cache):  # type: ignore[misc]
         self.store: list[Tensor] = []
         self.rows = 0  # capacity of a slot
         self.handles: list[SlotCache] = []  # live ones are dense: handles[i].slot == i
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._lo, self._hi = 0, 0
+        self._starts: Sequence[int] = ()
         self._at: int | tuple[Tensor, Tensor] = 0
         self._length = 0
 
@@ -110,6 +113,7 @@ class KVPool(Cache):  # type: ignore[misc]
                 if self.store:
                     new[:, : self.store[i].shape[1], :, : self.rows] = self.store[i]
                 store.append(new)
+        self._arrays = []
         self.store, self.rows = store, rows  # last: out of memory leaves the sessions as they were
 
     def release(self, handle: SlotCache) -> None:
@@ -133,6 +137,7 @@ class KVPool(Cache):  # type: ignore[misc]
     def place(self, lo: int, starts: Sequence[int], rows: int, length: int) -> None:
         """Before a forward: slots lo.. write `rows` rows from their start; attend to `length`."""
         self._lo, self._hi, self._length = lo, lo + len(starts), length
+        self._starts = starts
         if len(starts) == 1:
             self._at = starts[0]
         else:
@@ -153,9 +158,37 @@ class KVPool(Cache):  # type: ignore[misc]
         """Called by every attention layer: store [B, H, n, D], give back [B, H, length, D]."""
         return self._put(layer_idx, 0, key), self._put(layer_idx, 1, value)
 
-    def _put(self, layer: int, side: int, new: Tensor) -> Tensor:
+    def held(self) -> list[tuple[Tensor, Tensor]]:
+        """What the placed forward attends to: keys and values [B, H, length, D] of each layer."""
+        whole = [rows[:, self._lo : self._hi, :, : self._length].unbind() for rows in self.store]
+        places = ((self._where[layer, 0], self._where[layer, 1]) for layer in self._layers())
+        return [(whole[g][m], whole[h][n]) for (g, m), (h, n) in places]
+
+    def arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(keys, values) [slots, heads, rows, head_dim] of each layer as `array_of` gives them, for
+        whoever writes to them from outside of PyTorch. Good until the pool grows."""
+        if not self._arrays:
+            self._arrays = [
+                (array_of(self._plane(layer, 0)), array_of(self._plane(layer, 1)))
+                for layer in self._layers()
+            ]
+        return self._arrays
+
+    def _layers(self) -> list[int]:
+        return [layer for layer, side in self._where if not side]
+
+    def written(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """(slot, row) [B * n] of the n rows that the placed forward writes for each session."""
+        slots = np.repeat(np.arange(self._lo, self._hi), n)
+        return slots, (np.array(self._starts)[:, None] + np.arange(n)).reshape(-1)
+
+    def _plane(self, layer: int, side: int) -> Tensor:
+        """[slots, heads, rows, head_dim]"""
         group, member = self._where[layer, side]
-        rows = self.store[group][member]
+        return self.store[group][member]
+
+    def _put(self, layer: int, side: int, new: Tensor) -> Tensor:
+        rows = self._plane(layer, side)
         if isinstance(self._at, int):
             rows[self._lo, :, self._at : self._at + new.shape[2]] = new[0]
         else:
@@ -217,3 +250,12 @@ class SlotCache:
         if self._alive:
             self._alive = False
             self.pool.release(self)
+
+
+def array_of(tensor: Tensor) -> np.ndarray:
+    """The memory of a tensor on a CPU as an array; bfloat16, which numpy lacks, as its 16 bits."""
+    tensor = tensor.detach()
+    array: np.ndarray = (
+        tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    ).numpy()
+    return array

@@ -82,6 +82,8 @@ class HFTarget:
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
         self._lean = lean(model, self._windows)
+        if self._lean is not None:
+            self._lean.prepare(self.pool)
         self._hidden: Tensor | None = None  # [B, rows, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)

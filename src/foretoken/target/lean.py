@@ -45,9 +45,19 @@ def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
         return None
     if not type(model).__module__.startswith(name) or not type(model).__name__.endswith("CausalLM"):
         return None
-    made = Lean(model, windows)
+    made = _kind_for(model)(model, windows)
     own = all(type(module).__module__.startswith(name) for module in made.passed_over())
     return made if own and made.stands() else None
+
+
+def _kind_for(model: Any) -> type[Lean]:
+    first = next(model.parameters())
+    here = first.dtype == torch.bfloat16 and first.device.type == "cpu"
+    if here and model.config.hidden_act == "silu":
+        from foretoken.target.glue import Glued  # numba takes half a second to import
+
+        return Glued
+    return Lean
 
 
 class Lean:
@@ -65,12 +75,15 @@ class Lean:
         yield from (inner, inner.norm)
         for layer in self._layers():
             yield from (layer, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
-            yield from (layer.self_attn, *_norms(layer.self_attn))
+            yield from (layer.self_attn, *norms(layer.self_attn))
 
     def stands(self) -> bool:
         """Whether nothing is hooked into what is passed over. Asked for every new session."""
-        hooked = any(_hooked(module) for module in (self._model, *self.passed_over()))
-        return not (hooked or _global_forward_hooks or _global_forward_pre_hooks)
+        own = not any(hooked(module) for module in (self._model, *self.passed_over()))
+        return own and not (_global_forward_hooks or _global_forward_pre_hooks)
+
+    def prepare(self, pool: KVPool) -> None:
+        """Do once what would make the first forward slow."""
 
     def _layers(self) -> Iterator[Any]:
         model = self._model
@@ -89,24 +102,32 @@ class Lean:
         x = inner.embed_tokens(ids)
         angles = self._angles(positions, next(iter(masks.values())).shape[-1], x)
         for i, layer in enumerate(self._layers()):
-            window = self._windows[self._kinds[i]] if self._kinds else self._alike
             h = _rms(x, layer.input_layernorm)
-            x = x + _attend(layer.self_attn, h, angles, masks[window], pool)
+            x = x + _attend(layer.self_attn, h, angles, masks[self.window(i)], pool)
             mlp, h = layer.mlp, _rms(x, layer.post_attention_layernorm)
             x = x + mlp.down_proj(mlp.act_fn(mlp.gate_proj(h)) * mlp.up_proj(h))
         logits: Tensor = self._model.get_output_embeddings()(_rms(x[:, kept], inner.norm))
         return logits
 
+    def window(self, layer: int) -> int | None:
+        """How far back a layer sees; None for everything."""
+        return self._windows[self._kinds[layer]] if self._kinds else self._alike
+
     def _angles(self, positions: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """cos and sin [B, n, 1, D] of each row; the first half of sin is negative, so that a roll
-        of the channels does what transformers' `rotate_half` does."""
+        """cos and sin [B, n, 1, D] of each row."""
+        cos, sin = self.table(length, like)
+        return cos[positions][:, :, None], sin[positions][:, :, None]
+
+    def table(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin [at least `length`, D] by position; the first half of sin is negative, so
+        that a roll of the channels does what transformers' `rotate_half` does."""
         if len(self._cos) < length or self._cos.dtype != like.dtype:
             rows = torch.arange(max(2 * len(self._cos), length, LEAST), device=like.device)[None]
             cos, sin = self._model.model.rotary_emb(like, rows)
             sin = sin.clone()
             sin[..., : sin.shape[-1] // 2].neg_()
             self._cos, self._sin = cos[0], sin[0]
-        return self._cos[positions][:, :, None], self._sin[positions][:, :, None]
+        return self._cos, self._sin
 
 
 def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool: KVPool) -> Tensor:
@@ -114,8 +135,8 @@ def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool
     (b, n, _), (cos, sin) = h.shape, angles
     shape = (b, n, -1, a.head_dim)
     q, k, v = a.q_proj(h).view(shape), a.k_proj(h).view(shape), a.v_proj(h).view(shape)
-    if norms := _norms(a):
-        q, k = _rms(q, norms[0]), _rms(k, norms[1])
+    if own := norms(a):
+        q, k = _rms(q, own[0]), _rms(k, own[1])
     heads = q.shape[2]
     both = torch.cat((q, k), dim=2)
     both = (both * cos + both.roll(a.head_dim // 2, -1) * sin).transpose(1, 2)
@@ -126,12 +147,13 @@ def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool
     return joined
 
 
-def _norms(attention: Any) -> tuple[Any, ...]:
+def norms(attention: Any) -> tuple[Any, ...]:
     """Of queries and keys, where the family has them."""
     return (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
 
 
-def _hooked(module: Any) -> bool:
+def hooked(module: Any) -> bool:
+    """Whether calling the module does something beside its class's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 

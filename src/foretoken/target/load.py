@@ -113,7 +113,7 @@ def load(
         set_attention(model, exact)
     # in bfloat16 a packed product of other rows has other bits
     if pack and can_pack(kind, place) and (exact == "default" or kind == torch.float32):
-        pack_linears(model)
+        pack_linears(model, join=not compiled)
     if place.type == "cpu":
         in_huge_pages(model)
     if compiled:

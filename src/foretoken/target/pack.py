@@ -49,6 +49,22 @@ def local_view(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return sees[rows.scored :], offset
 
 
+def lay(
+    batch: Sequence[Rows], n: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+    """(ids, positions, views): [B, n] of either, padded as in `Packed`; each session's own view."""
+    ids = np.zeros((len(batch), n), dtype=np.int64)
+    positions = np.zeros((len(batch), n), dtype=np.int64)
+    views = [local_view(rows) for rows in batch]
+    for b, (rows, (_, offset)) in enumerate(zip(batch, views, strict=True)):
+        m = len(rows)
+        ids[b, : len(rows.fresh)] = rows.fresh
+        ids[b, len(rows.fresh) : m] = rows.tree.tokens[rows.scored :]
+        positions[b] = rows.base
+        positions[b, :m] += offset[rows.scored :]
+    return ids, positions, views
+
+
 @dataclass(frozen=True)
 class Packed:
     """What a model is called with."""
@@ -73,15 +89,7 @@ class Packer:
 
     def pack(self, batch: Sequence[Rows], n: int, length: int) -> Packed:
         """n: rows per session, padding included. length: columns attended to."""
-        ids = np.zeros((len(batch), n), dtype=np.int64)
-        positions = np.zeros((len(batch), n), dtype=np.int64)
-        views = [local_view(rows) for rows in batch]
-        for b, (rows, (_, offset)) in enumerate(zip(batch, views, strict=True)):
-            m = len(rows)
-            ids[b, : len(rows.fresh)] = rows.fresh
-            ids[b, len(rows.fresh) : m] = rows.tree.tokens[rows.scored :]
-            positions[b] = rows.base
-            positions[b, :m] += offset[rows.scored :]
+        ids, positions, views = lay(batch, n)
         masks = {w: self._mask(w, batch, views, n, length) for w in self.windows}
         return Packed(self._send(ids), self._send(positions), masks)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from foretoken.target.linear import PackedLinear
+from foretoken.target.linear import PACKED
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE = 2 << 20  # bytes; of x86-64 and of ARM with small pages of 4 KB
@@ -59,9 +59,7 @@ def _allowed() -> bool:
 
 def _places(model: nn.Module) -> Iterator[tuple[int, int]]:
     """(address, bytes) of every weight that lies in memory of the CPU."""
-    for module in model.modules():
-        if isinstance(module, PackedLinear):
-            yield module.place
+    yield from {module.place for module in model.modules() if isinstance(module, PACKED)}
     for weight in model.parameters():
         if weight.device.type == "cpu" and weight.layout is torch.strided:
             yield weight.data_ptr(), weight.numel() * weight.element_size()

@@ -291,7 +291,7 @@ def test_one_temperature_does_not_poison_another() -> None:
 
 def test_the_second_answer_to_a_prompt_takes_fewer_steps() -> None:
     """Check 5: under `walk` a seed's text is the same, so that only the table differs."""
-    loaded = load(str(demo_model()))
+    loaded = load(str(demo_model()), dtype="float32")  # rows of bfloat16 hang on their number
     engine = Engine(loaded.target, loaded.tokenizer, method="plain", policy="fixed")
     ways = {"cold": [1], "warm": [2, 1]}  # seeds of the answers, the last one counts
     steps = dict.fromkeys(ways, 0)

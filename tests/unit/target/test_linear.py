@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from foretoken.target.linear import PackedLinear, can_pack, pack_linears
+from foretoken.target.linear import (
+    Joined,
+    PackedLinear,
+    PackedPart,
+    can_pack,
+    is_packed,
+    pack_linears,
+    together,
+)
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(
@@ -49,3 +57,72 @@ def test_only_on_a_cpu_and_in_the_formats_that_it_has() -> None:
     assert not can_pack(torch.float16, CPU)
     assert not can_pack(torch.float32, torch.device("meta"))
     assert not can_pack(torch.bfloat16, torch.device("meta"))
+
+
+class Feed(nn.Module):
+    def __init__(self, bias: bool = False, up: int = 768) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(512, 768, bias=bias)
+        self.up_proj = nn.Linear(512, up, bias=bias)
+        self.down_proj = nn.Linear(512, 768)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gate_proj(x) * self.up_proj(x)
+
+
+@needs_packing
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_of_one_input_are_joined(bias: bool) -> None:
+    model = Feed(bias)
+    plain = [model.gate_proj, model.up_proj]
+    assert pack_linears(model, join=True) == 2  # the third is small
+    assert is_packed(model)
+    parts = [model.gate_proj, model.up_proj]
+    assert all(isinstance(part, PackedPart) for part in parts)
+    assert parts[0].place == parts[1].place
+    for layer, part in zip(plain, parts, strict=True):
+        assert (part.in_features, part.out_features) == (layer.in_features, layer.out_features)
+        assert torch.equal(part.dense(), layer.weight)
+    with torch.inference_mode():
+        for x in (torch.randn(1, 3, 512), torch.randn(2, 1, 512)):
+            want = [layer(x) for layer in plain]
+            torch.testing.assert_close(
+                together(parts, x), torch.cat(want, -1), atol=1e-5, rtol=1e-4
+            )
+            torch.testing.assert_close(model(x), want[0] * want[1], atol=1e-5, rtol=1e-4)
+            assert torch.equal(together(plain, x), torch.cat(want, -1))
+
+
+@needs_packing
+def test_one_product_serves_those_who_ask_for_the_same_input() -> None:
+    model = Feed()
+    pack_linears(model, join=True)
+    made: list = []
+    joined = model.gate_proj.joined[0]
+    joined.register_forward_hook(lambda *_: made.append(1))
+    x, y = torch.randn(1, 512), torch.randn(1, 512)
+    with torch.inference_mode():
+        model(x)
+        assert len(made) == 1
+        assert joined._read is None, "nothing is held"
+        first = model.up_proj(x)
+        assert torch.equal(model.up_proj(x), first), "asked twice"
+        second = model.gate_proj(y)
+        torch.testing.assert_close(second, model.gate_proj(y.clone()))
+    assert len(made) == 5
+
+
+@needs_packing
+def test_layers_that_are_not_alike_stay_by_themselves() -> None:
+    for model in (Feed(), Feed()):
+        model.up_proj = nn.Linear(512, 768)  # with a bias, which the other has not
+        assert pack_linears(model, join=True) == 0
+        assert not is_packed(model)
+    del model.up_proj
+    assert pack_linears(model, join=True) == 0
+
+
+@needs_packing
+def test_joined_bounds() -> None:
+    joined = Joined([nn.Linear(8, n, bias=False) for n in (5, 2, 3)])
+    assert [joined.bounds(i) for i in range(3)] == [slice(0, 5), slice(5, 7), slice(7, 10)]

@@ -128,6 +128,7 @@ def test_lower_thresholds_answer_earlier() -> None:
     assert len(set(depths)) > 3
 
 
+@torch.inference_mode()
 def test_the_last_hidden_state_is_what_the_output_layer_read() -> None:
     target = nested(0.3, 0.3, 0.0)
     target.watch_hidden()

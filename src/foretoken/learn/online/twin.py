@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foretoken.errors import ArtifactError
-from foretoken.target.linear import PackedLinear, pack_linears
+from foretoken.target.linear import PACKED, PackedLinear, PackedPart, is_packed, pack_linears
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -33,7 +33,7 @@ def dense_twin(model: Any, dtype: torch.dtype = torch.float32) -> Any:
                 hooks = getattr(module, name, None)
                 if hooks is not None:
                     memo[id(hooks)] = OrderedDict()
-            if isinstance(module, PackedLinear):
+            if isinstance(module, PACKED):
                 memo[id(module)] = _unpacked(module)
                 packed = True
         twin = copy.deepcopy(model, memo).to(dtype)
@@ -46,15 +46,15 @@ def dense_twin(model: Any, dtype: torch.dtype = torch.float32) -> Any:
 def serving_twin(trained: Any, like: Any) -> Any:
     """A copy of trained weights that drafts as `like` does: its dtype, its packed layers."""
     twin = dense_twin(trained, next(like.parameters()).dtype)
-    if any(isinstance(module, PackedLinear) for module in like.modules()):
+    if is_packed(like):
         pack_linears(twin)
     return twin
 
 
-def _unpacked(layer: PackedLinear) -> nn.Linear:
+def _unpacked(layer: PackedLinear | PackedPart) -> nn.Linear:
     with_bias = layer.bias is not None
     plain = nn.Linear(layer.in_features, layer.out_features, bias=with_bias, device="meta")
-    plain.weight = nn.Parameter(layer.packed.to_dense().clone())
+    plain.weight = nn.Parameter(layer.dense().clone())
     if layer.bias is not None:
         plain.bias = nn.Parameter(layer.bias.clone())
     return plain

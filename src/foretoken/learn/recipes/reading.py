@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from foretoken.target.linear import PackedLinear
+from foretoken.target.linear import PACKED
 
 
 def weights_read(model: Any) -> int:
@@ -27,6 +27,6 @@ def weights_read(model: Any) -> int:
     packed = sum(
         layer.in_features * layer.out_features + (0 if layer.bias is None else layer.bias.numel())
         for layer in model.modules()
-        if isinstance(layer, PackedLinear)
+        if isinstance(layer, PACKED)
     )
     return int(sum(plain.values()) + packed)

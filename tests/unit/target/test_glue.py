@@ -1,0 +1,146 @@
+"""The lean forward in bfloat16: the loops between its products are PyTorch's operations."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from foretoken.target import glue, jit
+from foretoken.target.base import Job
+from foretoken.target.cache import array_of
+from foretoken.target.glue import Glued
+from foretoken.target.hf import HFTarget
+from foretoken.target.lean import Lean, _rms
+from foretoken.target.load import set_attention
+from foretoken.tree import EMPTY
+from tests import tiny
+from tests.unit.target.test_lean import CONFIGS, answers
+
+
+def every_bfloat16() -> torch.Tensor:
+    return torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+
+
+@jit.compiled
+def widened(bits, out):
+    for i in range(bits.size):
+        out[i] = jit.wide(bits[i])
+
+
+@jit.compiled
+def narrowed(values, out):
+    for i in range(values.size):
+        out[i] = jit.narrow(values[i])
+
+
+@jit.compiled
+def exps(values, out):
+    for i in range(values.size):
+        out[i] = jit.exp(values[i])
+
+
+def test_every_bfloat16_is_widened_and_comes_back() -> None:
+    bits = every_bfloat16()
+    wide, back = np.empty(2**16, np.float32), torch.empty_like(bits)
+    widened(array_of(bits), wide)
+    torch.testing.assert_close(torch.from_numpy(wide), bits.float(), equal_nan=True, atol=0, rtol=0)
+    narrowed(wide, array_of(back))
+    torch.testing.assert_close(back, bits, equal_nan=True, atol=0, rtol=0)
+
+
+def test_rounding_is_pytorchs() -> None:
+    """To the nearest, ties to even: numbers around every midpoint, and any."""
+    ties = every_bfloat16().float().view(torch.int32) + torch.tensor([[0x7FFF], [0x8000], [0x8001]])
+    some = torch.randint(-(2**31), 2**31, (100_000,), dtype=torch.int64).to(torch.int32)
+    values = torch.cat([ties.to(torch.int32).flatten(), some]).view(torch.float32)
+    found = torch.empty(len(values), dtype=torch.bfloat16)
+    narrowed(values.numpy(), array_of(found))
+    torch.testing.assert_close(found, values.bfloat16(), equal_nan=True, atol=0, rtol=0)
+
+
+def test_exp() -> None:
+    values = np.linspace(-86.9, 87.9, 100_001, dtype=np.float32)
+    out = np.empty_like(values)
+    exps(values, out)
+    np.testing.assert_allclose(out, np.exp(values.astype(np.float64)), rtol=4e-7)
+    ends = np.array([-1e9, 1e9, -np.inf, np.inf, np.nan], np.float32)
+    exps(ends, ends)
+    assert ends[:4].tolist() == pytest.approx([1.6e-38, 1.65e38] * 2, rel=0.1)
+    assert np.isnan(ends[4])
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_norm(more: int) -> None:
+    x, plus = torch.randn(5, 48).bfloat16(), torch.randn(more, 48).bfloat16()
+    module = nn.Module()
+    module.weight, module.variance_epsilon = torch.randn(48).bfloat16(), 1e-3
+    want_x = x + plus if more else x.clone()
+    want, out = _rms(want_x, module), torch.empty_like(x)
+    glue.norm(array_of(x), array_of(plus), array_of(module.weight), 1e-3, array_of(out))
+    assert torch.equal(x, want_x)
+    assert (out == want).float().mean() > 0.99  # the order of a sum may move a rounding
+    torch.testing.assert_close(out, want, atol=0, rtol=8e-3)
+
+
+def test_gate() -> None:
+    both, out = 4 * torch.randn(7, 96).bfloat16(), torch.empty(7, 48, dtype=torch.bfloat16)
+    glue.gate(array_of(both), array_of(out))
+    want = F.silu(both[:, :48]) * both[:, 48:]
+    assert (out == want).float().mean() > 0.99
+    torch.testing.assert_close(out, want, atol=0, rtol=8e-3)
+
+
+def pair(name: str) -> tuple[HFTarget, HFTarget]:
+    model = tiny.make(CONFIGS[name]).bfloat16()
+    set_attention(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) / 4)
+    glued, lean = HFTarget(model), HFTarget(model)
+    assert type(glued._lean) is Glued
+    lean._lean = Lean(model, lean._windows)
+    return glued, lean
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_rows_are_the_lean_forwards(name: str) -> None:
+    """A prompt, a tree, a draft that grows, a padded batch; windows, biases and norms."""
+    glued, lean = pair(name)
+    for mine, theirs in zip(answers(glued), answers(lean), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.06, rtol=0.02)
+        assert (mine == theirs).float().mean() > 0.9
+
+
+def test_long_texts_are_read_by_pytorchs_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    glued, _ = pair("llama")
+    calls: list = []
+    monkeypatch.setattr(glue, "MOST", 4)
+    monkeypatch.setattr(glue, "gate", lambda *args: calls.append(args))
+    for n, looped in ((5, 0), (4, len(glued.model.model.layers))):
+        calls.clear()
+        glued.score([Job(glued.new_cache(8), [1] * n, EMPTY)])
+        assert len(calls) == looped
+
+
+def test_what_took_another_ones_place_is_read_in_the_next_session() -> None:
+    glued, lean = pair("qwen3")
+    layer = glued.model.model.layers[0]
+    layer.mlp.up_proj = nn.Linear(*reversed(layer.mlp.up_proj.weight.shape), bias=False).bfloat16()
+    layer.input_layernorm.weight = nn.Parameter(layer.input_layernorm.weight.detach() * 3)
+    for mine, theirs in zip(answers(glued), answers(lean), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.06, rtol=0.02)
+
+
+def test_only_in_bfloat16_on_a_cpu_with_its_gate() -> None:
+    for config, kind in ((CONFIGS["llama"], torch.float32), (gelu(), torch.bfloat16)):
+        model = tiny.make(config).to(kind)
+        set_attention(model)
+        assert type(HFTarget(model)._lean) is Lean
+
+
+def gelu():
+    import transformers as tf
+
+    return tf.LlamaConfig(**tiny._GQA, hidden_act="gelu")
