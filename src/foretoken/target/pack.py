@@ -39,14 +39,20 @@ def local_view(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """(sees [n, c] bool, offset [c]) of the c columns after `base`, of which the last n are rows
     of this forward: which column each row sees, and each column's position minus base."""
     f, c = len(rows.fresh), len(rows.fresh) + len(rows.tree)
+    offset = np.arange(c)
+    if len(rows.tree):
+        offset[f:] = np.asarray(rows.tree.depths) + (f - 1)
+    if rows.scored:  # one level of a draft that grows: as short as can be
+        sees = np.zeros((c - rows.scored, c), dtype=np.bool_)
+        for row, node in zip(sees, range(rows.scored, c), strict=True):
+            row[rows.tree.path(node)] = True
+        return sees, offset
     sees = np.zeros((c, c), dtype=np.bool_)
     sees[:f, :f] = np.tri(f, dtype=np.bool_)
-    offset = np.arange(c)
     if len(rows.tree):
         sees[f:, :f] = True
         sees[f:, f:] = rows.tree.mask()[1:, 1:]
-        offset[f:] = np.asarray(rows.tree.depths) + (f - 1)
-    return sees[rows.scored :], offset
+    return sees, offset
 
 
 def lay(
