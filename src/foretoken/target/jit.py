@@ -1,7 +1,8 @@
 """What numba compiles for us: how, and the few things that it lacks.
 
 Compiled code is kept beside the source (or in the user's cache folder), so that later processes
-load it. Importing numba takes half a second: whoever needs a loop imports it late.
+load it, until the file of the loop changes. Nobody notices there when this file changes: whoever
+edits it removes `__pycache__`. Importing numba takes half a second: who needs a loop imports it late.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 A draft grows by a forward of the small model for each level. Of a model with two layers such a
 forward is a hundred operations of PyTorch, 1.5 ms on the machine that this was written on, of which
 its arithmetic is a tenth (`foretoken.target.loops`: 0.35 ms, and 0.9 for 2.1 after a target's
-forward has emptied the caches). Embedding and output layer stay the modules that they are, so that
-trimmed and packed ones work; weights are read where they lie, so that training in place is seen.
+forward has emptied the caches). The output layer stays the module that it is, so that trimmed ones
+work; weights are read where they lie, so that training in place is seen.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class SmallTarget(HFTarget):
         cache = super().new_cache(capacity)
         if self._lean is not None and not suited(self.model):
             self._lean = None  # somebody hooked into a layer meanwhile
-        self._weights = [self._of_layer(layer) for layer in self.model.model.layers]
+        if self._lean is not None:
+            self._weights = [self._of_layer(layer) for layer in self.model.model.layers]
         return cache
 
     def _of_layer(self, layer: Any) -> Any:
