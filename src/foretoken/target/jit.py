@@ -2,7 +2,7 @@
 
 Compiled code is kept beside the source (or in the user's cache folder), so that later processes
 load it, until the file of the loop changes. Nobody notices there when this file changes: whoever
-edits it removes `__pycache__`. Importing numba takes half a second: who needs a loop imports it late.
+edits it removes `__pycache__`. Importing numba takes half a second: a loop is imported late.
 """
 
 from __future__ import annotations
