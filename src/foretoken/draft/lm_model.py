@@ -21,7 +21,7 @@ from foretoken.draft.trimmed import trimmed
 from foretoken.errors import ConfigError
 from foretoken.prompt.tokens import load_tokenizer, tokenizer_hash
 from foretoken.target.hf import HFTarget
-from foretoken.target.linear import can_pack, pack_linears
+from foretoken.target.linear import can_pack, pack_head, pack_linears
 from foretoken.target.load import choose_device, choose_dtype
 from foretoken.target.small import may_loop, small_target, suited
 
@@ -130,8 +130,11 @@ def _load(name: str, trim: Trim | None, domain: str) -> HFTarget:
     if trim is not None:
         trim.check(name, vocab=int(model.config.get_text_config().vocab_size))
         model = trimmed(model, trim.keep)  # before packing: the kept rows alone are packed
-    if can_pack(dtype, device) and not suited(model):
-        pack_linears(model)
+    if can_pack(dtype, device):
+        if suited(model):
+            pack_head(model)
+        else:
+            pack_linears(model)
     return small_target(model, name)
 
 

@@ -130,4 +130,4 @@ def _facts(model: Any) -> object:
 def _give_back(target: Any) -> None:
     pool = getattr(target, "pool", None)
     if pool is not None and not pool.handles and pool.nbytes > KEEP_BYTES:
-        pool.store, pool.rows = [], 0
+        pool.clear()

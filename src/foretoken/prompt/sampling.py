@@ -195,7 +195,8 @@ class TargetRows:
         wanted = [node + 1 for node in nodes]
         if self.logits.device.type == "cpu":  # numpy's calls are shorter
             some = self._array[wanted] if self.greedy else self.logits[wanted].float().numpy()
-            some = some - some.max(axis=-1, keepdims=True)
+            with np.errstate(invalid="ignore"):  # an infinite logit has no probability
+                some = some - some.max(axis=-1, keepdims=True)
             sums = np.log(np.exp(some).sum(axis=-1))
             return [float(row[t] - s) for row, t, s in zip(some, tokens, sums, strict=True)]
         rows = self.logits[wanted].float()

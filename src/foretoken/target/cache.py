@@ -116,6 +116,10 @@ class KVPool(Cache):  # type: ignore[misc]
         self._arrays = []
         self.store, self.rows = store, rows  # last: out of memory leaves the sessions as they were
 
+    def clear(self) -> None:
+        """Give all memory back; nobody has a slot."""
+        self.store, self.rows, self._arrays = [], 0, []
+
     def release(self, handle: SlotCache) -> None:
         """Free a slot; the last one moves into the hole, so that the live slots stay dense."""
         last = self.handles[-1]
@@ -150,6 +154,7 @@ class KVPool(Cache):  # type: ignore[misc]
     def place_static(self, slots: Tensor, positions: Tensor, length: int) -> None:
         """As `place`, with the rows to write in tensors [B, 1] and [B, n] (compiled graphs)."""
         self._lo, self._hi, self._length = 0, slots.shape[0], length
+        self._starts = ()
         self._at = (slots, positions)
 
     def update(

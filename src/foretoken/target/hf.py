@@ -15,7 +15,7 @@ from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.base import Job, reads_alone
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
 from foretoken.target.lean import lean
-from foretoken.target.linear import is_packed, made_by_height
+from foretoken.target.linear import made_by_height, packing
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, ROUNDED_SHAPES, Shapes
 from foretoken.target.suited import TESTED, context_limit, refuse_unsuited, try_tree
@@ -96,9 +96,8 @@ class HFTarget:
     @property
     def how(self) -> str:
         """How forwards run, for cost curves and reports."""
-        packed = is_packed(self.model)
-        names = [self.model.config._attn_implementation, "lean" * (self._lean is not None)]
-        parts = [*names, "packed" * packed, self.exact]
+        ours = "" if self._lean is None else self._lean.name
+        parts = [self.model.config._attn_implementation, ours, packing(self.model), self.exact]
         return " ".join(part for part in parts if part)
 
     @torch.inference_mode()

@@ -26,6 +26,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from foretoken.target.attention import FOLDED, folded_attention
 from foretoken.target.cache import KVPool
+from foretoken.target.linear import hooked
 from foretoken.target.suited import rope_types
 from foretoken.target.widen import FAMILIES
 
@@ -47,22 +48,25 @@ def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
     if not type(model).__module__.startswith(name) or not type(model).__name__.endswith("CausalLM"):
         return None
     made = _kind_for(model)(model, windows)
-    own = all(type(module).__module__.startswith(name) for module in made.passed_over())
-    return made if own and made.stands() else None
+    return made if made.stands() else None
 
 
 def _kind_for(model: Any) -> type[Lean]:
     first = next(model.parameters())
     here = first.dtype == torch.bfloat16 and first.device.type == "cpu"
-    if here and model.config.hidden_act == "silu":
+    if not here or model.config.hidden_act != "silu":
+        return Lean
+    try:
         from foretoken.target.glue import Glued  # numba takes half a second to import
-
-        return Glued
-    return Lean
+    except ImportError:  # none for this Python, or this numpy
+        return Lean
+    return Glued
 
 
 class Lean:
     """See the module; made by `lean`."""
+
+    name = "lean"
 
     def __init__(self, model: Any, windows: Mapping[str, int | None]) -> None:
         self._model = weakref.proxy(model)  # whoever holds a target may let go of its model
@@ -74,19 +78,24 @@ class Lean:
         """Modules whose own forward is not called."""
         inner = self._model.model
         yield from (inner, inner.norm)
-        for layer in self._layers():
+        for layer in self.layers():
             yield from (layer, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm)
             yield from (layer.self_attn, *norms(layer.self_attn))
 
     def stands(self) -> bool:
-        """Whether nothing is hooked into what is passed over. Asked for every new session."""
-        own = not any(hooked(module) for module in (self._model, *self.passed_over()))
-        return own and not (_global_forward_hooks or _global_forward_pre_hooks)
+        """Whether what is passed over is the family's own, with nothing hooked in. Asked for every
+        new session."""
+        family = f"transformers.models.{self._model.config.model_type}."
+        modules = list(self.passed_over())
+        own = all(type(module).__module__.startswith(family) for module in modules)
+        free = not any(hooked(module) for module in (self._model, *modules))
+        return own and free and not (_global_forward_hooks or _global_forward_pre_hooks)
 
     def prepare(self, pool: KVPool) -> None:
         """Do once what would make the first forward slow."""
 
-    def _layers(self) -> Iterator[Any]:
+    def layers(self) -> Iterator[Any]:
+        """Those that a forward goes through."""
         model = self._model
         return islice(model.model.layers, model.config.num_hidden_layers)
 
@@ -102,7 +111,7 @@ class Lean:
         inner = self._model.model
         x = inner.embed_tokens(ids)
         angles = self._angles(positions, next(iter(masks.values())).shape[-1], x)
-        for i, layer in enumerate(self._layers()):
+        for i, layer in enumerate(self.layers()):
             h = _rms(x, layer.input_layernorm)
             x = x + _attend(layer.self_attn, h, angles, masks[self.window(i)], pool)
             mlp, h = layer.mlp, _rms(x, layer.post_attention_layernorm)
@@ -151,11 +160,6 @@ def _attend(a: Any, h: Tensor, angles: tuple[Tensor, Tensor], mask: Tensor, pool
 def norms(attention: Any) -> tuple[Any, ...]:
     """Of queries and keys, where the family has them."""
     return (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else ()
-
-
-def hooked(module: Any) -> bool:
-    """Whether calling the module does something beside its class's forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 def _rms(x: Tensor, norm: Any) -> Tensor:

@@ -10,9 +10,10 @@ read faster than small ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from itertools import count as _count
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -72,20 +73,20 @@ class Joined(PackedLinear):
             whole.bias = nn.Parameter(torch.cat(biases).detach(), requires_grad=False)
         super().__init__(whole)
         self.ends = list(accumulate(sizes))
-        self._read: Tensor | None = None
-        self._product = torch.empty(0)
-        self._given: set[int] = set()
+        # the input that was read last, its product, and whose part of it has been given out; one
+        # object, since the model may be run by several threads
+        self._held: tuple[Tensor, Tensor, frozenset[int]] | None = None
 
     def share(self, index: int, x: Tensor) -> Tensor:
-        """One layer's output, a view: of the product that the first one asked for made. Nothing is
-        kept when all have been asked."""
-        if self._read is not x or index in self._given:
-            self._read, self._product, self._given = x, self(x), set()
-        out = self._product[..., self.bounds(index)]
-        self._given.add(index)
-        if len(self._given) == len(self.ends):
-            self._read, self._product = None, torch.empty(0)
-        return out
+        """One layer's output, a view: of the product that was made for the first that asked. It is
+        let go when all have asked, or at the next input."""
+        held = self._held
+        if held is None or held[0] is not x or index in held[2]:
+            held = x, self(x), frozenset()
+        _, product, given = held
+        given |= {index}
+        self._held = (x, product, given) if len(given) < len(self.ends) else None
+        return product[..., self.bounds(index)]
 
     def bounds(self, index: int) -> slice:
         """The rows of one layer."""
@@ -113,19 +114,31 @@ class PackedPart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return self.joined[0].share(self.index, x)
+        whole = self.joined[0]
+        if torch.compiler.is_compiling():  # a graph makes one product of equal ones itself
+            traced: Tensor = whole(x)[..., whole.bounds(self.index)]
+            return traced
+        return whole.share(self.index, x)
 
 
 PACKED = (PackedLinear, PackedPart)
 
 
-def together(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """The outputs of layers that read the same input, side by side."""
-    first = layers[0]
-    if isinstance(first, PackedPart):
-        whole: Tensor = first.joined[0](x)
-        return whole
-    return torch.cat([layer(x) for layer in layers], dim=-1)
+def side_by_side(layers: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
+    """What gives the outputs of layers that read the same input, joined at their last dimension:
+    one product, if they are all of one, or each layer as it is (replaced, adapted, hooked)."""
+    parts = [layer for layer in layers if type(layer) is PackedPart and not hooked(layer)]
+    whole = parts[0].joined[0] if parts else None
+    if whole is not None and len(parts) == len(whole.ends):
+        places = [(part.joined[0], part.index) for part in parts]
+        if places == [(whole, index) for index in range(len(layers))]:
+            return whole
+    return lambda x: torch.cat([layer(x) for layer in layers], dim=-1)
+
+
+def hooked(module: Any) -> bool:
+    """Whether calling the module does something beside its class's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
 # torch.compile cannot look into oneDNN's layout, so that graphs refer to a layer by its number.
@@ -173,6 +186,13 @@ def is_packed(model: nn.Module) -> bool:
     return any(isinstance(module, PACKED) for module in model.modules())
 
 
+def packing(model: nn.Module) -> str:
+    """How its layers are packed, in a word; "" if they are not."""
+    if any(isinstance(module, PackedPart) for module in model.modules()):
+        return "joined"
+    return "packed" * is_packed(model)
+
+
 def pack_linears(model: nn.Module, join: bool = False) -> int:
     """Replace the large nn.Linear of a model that we loaded ourselves; how many were replaced.
 
@@ -188,6 +208,13 @@ def pack_linears(model: nn.Module, join: bool = False) -> int:
                 setattr(module, name, PackedLinear(child))
                 count += 1
     return count
+
+
+def pack_head(model: Any) -> None:
+    """Replace the output layer alone, if it is a large nn.Linear."""
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear and head.weight.numel() >= WORTH:
+        model.set_output_embeddings(PackedLinear(head))
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> int:

@@ -11,14 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foretoken.target.jit import compiled, exp
+from foretoken.target.jit import compiled
 
 Array = np.ndarray
 
 
+class Norm(NamedTuple):
+    """An RMS norm; empty (no weights) where a family has none."""
+
+    weight: Array  # [H]
+    eps: float
+
+
 class Weights(NamedTuple):
-    """Of one layer, float32; [out, in] as nn.Linear has them. A bias, or a norm of queries and
-    keys, that the family does not have is empty."""
+    """Of one layer, float32; [out, in] as nn.Linear has them. A bias that the family does not have
+    is empty, [1, 0]."""
 
     q: Array
     k: Array
@@ -30,10 +37,10 @@ class Weights(NamedTuple):
     q_bias: Array
     k_bias: Array
     v_bias: Array
-    q_norm: Array
-    k_norm: Array
-    before: Array  # the norm before attention
-    after: Array  # the norm before the feed-forward part
+    q_norm: Norm
+    k_norm: Norm
+    before: Norm  # attention
+    after: Norm  # it, before the feed-forward part
 
 
 class Place(NamedTuple):
@@ -48,14 +55,15 @@ class Place(NamedTuple):
 
 
 @compiled
-def rms(x: Array, weight: Array, eps: float, out: Array) -> None:
-    """RMS norm of rows x [n, H] into out [n, H]."""
-    for r in range(x.shape[0]):
+def rms(x: Array, norm: Norm, out: Array) -> None:
+    """RMS norm of rows x [n, H] into out [n, H]; nothing if there is no norm."""
+    weight, eps = norm.weight, np.float32(norm.eps)
+    for r in range(x.shape[0] if weight.size else 0):
         total = np.float32(0.0)
-        for i in range(x.shape[1]):
+        for i in range(weight.size):
             total += x[r, i] * x[r, i]
-        inverse = np.float32(1.0 / np.sqrt(total / x.shape[1] + eps))
-        for i in range(x.shape[1]):
+        inverse = np.float32(1.0) / np.sqrt(total / np.float32(weight.size) + eps)
+        for i in range(weight.size):
             out[r, i] = weight[i] * (x[r, i] * inverse)
 
 
@@ -94,14 +102,11 @@ def _turn(x: Array, cos: Array, sin: Array) -> None:
 
 
 @compiled
-def _heads(x: Array, weight: Array, bias: Array, norm: Array, eps: float, d: int) -> Array:
+def _heads(x: Array, weight: Array, bias: Array, d: int) -> Array:
     """[n, heads, D] queries, keys or values of rows x [n, H]."""
     out = np.empty((x.shape[0], weight.shape[0]), np.float32)
     _product(x, weight, out)
     _add(out, bias)
-    if norm.size:
-        rows = out.reshape(-1, d)
-        rms(rows, norm, eps, rows)
     return out.reshape(x.shape[0], -1, d)
 
 
@@ -131,7 +136,7 @@ def _look(query: Array, keys: Array, values: Array, columns: Array, p: Array, ou
         top = max(top, total)
     total = np.float32(0.0)
     for j in range(columns.size):
-        p[j] = exp(p[j] - top)
+        p[j] = np.exp(p[j] - top)
         total += p[j]
     out[:] = 0.0
     for j in range(columns.size):
@@ -171,30 +176,28 @@ def _feed(x: Array, w: Weights, out: Array) -> None:
     for r in range(gate.shape[0]):
         for i in range(gate.shape[1]):
             a = gate[r, i]
-            gate[r, i] = a / (np.float32(1.0) + exp(-a)) * up[r, i]
+            gate[r, i] = a / (np.float32(1.0) + np.exp(-a)) * up[r, i]
     _product(gate, w.down, out)
 
 
 @compiled
-def layer(
-    x: Array, cos: Array, sin: Array, place: Place, w: Weights, eps: float, scale: float
-) -> None:
+def layer(x: Array, cos: Array, sin: Array, place: Place, w: Weights, scale: float) -> None:
     """Rows x [R, H] go through one layer, in place; its keys and values are stored.
 
-    cos, sin [R, D]: angles of the rows' positions. eps: of the norms. scale: of q . k.
+    cos, sin [R, D]: angles of the rows' positions. scale: of q . k.
     """
     d = place.keys.shape[3]
     h = np.empty_like(x)
-    rms(x, w.before, eps, h)
-    q = _heads(h, w.q, w.q_bias, w.q_norm, eps, d)
-    k = _heads(h, w.k, w.k_bias, w.k_norm, eps, d)
-    v = _heads(h, w.v, w.v_bias, w.q_norm[:0], eps, d)
-    _turn(q, cos, sin)
-    _turn(k, cos, sin)
+    rms(x, w.before, h)
+    q, k, v = _heads(h, w.q, w.q_bias, d), _heads(h, w.k, w.k_bias, d), _heads(h, w.v, w.v_bias, d)
+    for some, norm in ((q, w.q_norm), (k, w.k_norm)):
+        rows = some.reshape(-1, d)
+        rms(rows, norm, rows)
+        _turn(some, cos, sin)
     seen = np.empty_like(q)
     _attend(q, k, v, place, scale, seen)
     _product(seen.reshape(x.shape[0], -1), w.o, h)
     _add(x, h)
-    rms(x, w.after, eps, h)
+    rms(x, w.after, h)
     _feed(h, w, h)
     _add(x, h)

@@ -24,7 +24,9 @@ class Rows:
     base: int  # rows in its cache that everything here comes after
     fresh: Sequence[int]  # may be empty if the tree is not: a draft that grows
     tree: DraftTree
-    scored: int = 0  # leading nodes of the tree whose rows are in the cache, right after `base`
+    # leading nodes of the tree whose rows are in the cache, right after `base`; if any, nothing is
+    # fresh
+    scored: int = 0
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.tree) - self.scored

@@ -20,7 +20,8 @@ from transformers import AutoConfig
 from foretoken.target.base import Job
 from foretoken.target.cache import SlotCache, array_of
 from foretoken.target.hf import HFTarget, attention_windows
-from foretoken.target.lean import Lean, hooked, lean
+from foretoken.target.lean import Lean, lean, norms
+from foretoken.target.linear import hooked
 from foretoken.target.pack import Rows, lay
 from foretoken.target.widen import FAMILIES
 from foretoken.tree import EMPTY
@@ -28,14 +29,20 @@ from foretoken.tree import EMPTY
 if TYPE_CHECKING:
     from foretoken.target.nested import NestedTarget
 
-# Most products of a layer stack that one core does sooner than PyTorch calls its operations:
-# weights in the layers, times rows.
+# Most products that one core does sooner than PyTorch calls its operations: rows of a forward times
+# weights of the layers, and what attention adds.
 WORK = 8_000_000
 
 
 def small_target(model: Any, name: str = "") -> HFTarget:
-    """The target interface of a model that drafts; by loops, where it is suited."""
-    return SmallTarget(model, name) if suited(model) else HFTarget(model, name)
+    """The target interface of a model that drafts: by loops, where it is suited. Raises as
+    `HFTarget`."""
+    if suited(model):
+        try:
+            return SmallTarget(model, name)
+        except ImportError:  # no numba for this Python, or this numpy
+            pass
+    return HFTarget(model, name)
 
 
 def target_like(given: HFTarget | NestedTarget, model: Any) -> HFTarget:
@@ -47,37 +54,44 @@ def target_like(given: HFTarget | NestedTarget, model: Any) -> HFTarget:
 def suited(model: Any) -> bool:
     """Whether the model's layers can run as loops: a family whose lean forward is known, float32
     on a CPU, plain linear layers, full attention, little arithmetic."""
-    first, windows = next(iter(model.parameters())), attention_windows(model)
-    here = first.dtype == torch.float32 and first.device.type == "cpu"
-    if not here or set(windows.values()) != {None}:
+    if not _small(model.config) or any(p.dtype != torch.float32 for p in model.parameters()):
         return False
-    if layer_weights(model.config) > WORK or lean(model, windows) is None:
+    if model.device.type != "cpu" or set(attention_windows(model).values()) != {None}:
         return False
-    linears = [_linears(layer) for layer in model.model.layers]
+    found = lean(model, {"full_attention": None})
+    linears = [] if found is None else [_linears(layer) for layer in found.layers()]
     plain = all(_plain(linear) for each in linears for linear in each)
-    without = all(linear.bias is None for each in linears for linear in each[3:])
-    plain = plain and _plain(model.get_input_embeddings(), nn.Embedding)
-    return plain and without and model.config.hidden_act == "silu"
+    return bool(linears) and plain and all(each.bias is None for few in linears for each in few[3:])
 
 
 def may_loop(name: str, device: torch.device) -> bool:
-    """Whether the model of a folder or hub name is small enough and of a family for loops, as far
-    as its configuration says; such a one is loaded in float32."""
+    """Whether the model of a folder or hub name is one for loops, as far as its configuration says;
+    such a one is loaded in float32."""
     try:
         config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError):  # loading it will say what is wrong
+    except (OSError, ValueError, KeyError, ImportError):  # loading it will say what is wrong
         return False
-    return device.type == "cpu" and layer_weights(config) <= WORK
+    # the output layer is read whole in any case, in twice the bytes
+    return (
+        device.type == "cpu" and _small(config) and config.vocab_size * config.hidden_size <= WORK
+    )
 
 
-def layer_weights(config: Any) -> float:
-    """Weights in the layers of a model with this configuration; infinite for another family."""
-    if config.model_type not in FAMILIES:
-        return float("inf")
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    head = getattr(config, "head_dim", None) or hidden // heads
-    attention = 2 * (heads + config.num_key_value_heads) * head
-    return float(config.num_hidden_layers * hidden * (attention + 3 * config.intermediate_size))
+def layer_weights(config: Any) -> int:
+    """Weights in the layers of a model with this configuration, of one of `FAMILIES`."""
+    attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * _head_size(config)
+    inner = attention + 3 * config.intermediate_size
+    return int(config.num_hidden_layers * config.hidden_size * inner)
+
+
+def _small(config: Any) -> bool:
+    known = config.model_type in FAMILIES and config.hidden_act == "silu"
+    return known and 0 < layer_weights(config) <= WORK
+
+
+def _head_size(config: Any) -> int:
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(size)
 
 
 class SmallTarget(HFTarget):
@@ -87,8 +101,11 @@ class SmallTarget(HFTarget):
         from foretoken.target import loops  # numba takes half a second to import
 
         super().__init__(model, name)
+        config = model.config
         self._loops = loops
-        self._most = int(WORK // layer_weights(model.config))  # rows of a forward
+        self._per_row = layer_weights(config)  # products
+        columns = config.num_hidden_layers * config.num_attention_heads * _head_size(config)
+        self._per_column = 2 * columns
         self._weights: list[loops.Weights] = []
         first = self.new_cache(1)  # compiles now, and not while a draft is timed
         self.score([Job(first, [0], EMPTY)])
@@ -97,7 +114,7 @@ class SmallTarget(HFTarget):
     @property
     def how(self) -> str:
         """See HFTarget."""
-        return f"{super().how} loops"
+        return f"{super().how} loops" if self._lean is not None else super().how
 
     def new_cache(self, capacity: int) -> SlotCache:
         """See `Target`. Weights that others took the place of are found anew."""
@@ -105,46 +122,58 @@ class SmallTarget(HFTarget):
         if self._lean is not None and not suited(self.model):
             self._lean = None  # somebody hooked into a layer meanwhile
         if self._lean is not None:
-            self._weights = [self._of_layer(layer) for layer in self.model.model.layers]
+            self._weights = [self._of_layer(layer) for layer in self._lean.layers()]
         return cache
 
     def _of_layer(self, layer: Any) -> Any:
         a = layer.self_attn
         biases = (linear.bias for linear in (a.q_proj, a.k_proj, a.v_proj))
-        norms = (a.q_norm.weight, a.k_norm.weight) if hasattr(a, "q_norm") else (None, None)
-        around = (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-        return self._loops.Weights(
-            *(_array(linear.weight) for linear in _linears(layer)),
-            *(_array(bias)[None] for bias in biases),
-            *map(_array, (*norms, *around)),
-        )
+        own = norms(a) or (None, None)
+        around = (layer.input_layernorm, layer.post_attention_layernorm)
+        parts: list[Any] = [_array(linear.weight) for linear in _linears(layer)]
+        parts += [_array(bias)[None] for bias in biases]
+        return self._loops.Weights(*parts, *(self._norm(each) for each in (*own, *around)))
+
+    def _norm(self, module: Any) -> Any:
+        weight, eps = (None, 0.0) if module is None else (module.weight, module.variance_epsilon)
+        return self._loops.Norm(_array(weight), eps)
 
     def _call(self, lo: int, batch: Sequence[Rows]) -> tuple[Tensor, int]:
         n = max(map(len, batch))
-        if self._lean is None or n * len(batch) > self._most:
-            return super()._call(lo, batch)
         length = max(rows.start for rows in batch) + n
+        work = n * len(batch) * (self._per_row + self._per_column * length)
+        if self._lean is None or work > WORK:
+            return super()._call(lo, batch)
         self.pool.ensure(length)
         self.pool.place(lo, [rows.start for rows in batch], n, length)
-        return self._looped(self._lean, batch, n), 0
+        # of one session, only the root's and the draft's rows are wanted
+        first = max(len(batch[0].fresh) - 1, 0) if len(batch) == 1 else 0
+        states = self._looped(self._lean, batch, n)
+        logits: Tensor = self.model.get_output_embeddings()(states[:, first:])
+        return logits, first
 
     def _looped(self, lean: Lean, batch: Sequence[Rows], n: int) -> Tensor:
-        """[B, n, V] logits."""
+        """[B, n, H]: what the output layer reads."""
         ids, positions, views = lay(batch, n)
         inner, loops, at = self.model.model, self._loops, positions.reshape(-1)
-        x = _array(inner.embed_tokens.weight)[ids.reshape(-1)]
-        states = torch.from_numpy(x).view(*ids.shape, -1)
+        states = self._embedded(inner.embed_tokens, ids)
+        x = states.numpy().reshape(ids.size, -1)  # the same memory
         cos, sin = (table.numpy()[at] for table in lean.table(int(at.max()) + 1, states))
         where = (*self.pool.written(n), np.array([rows.base for rows in batch]))
-        sees = _seen(batch, views, n)
-        eps = inner.norm.variance_epsilon
-        arrays = self.pool.arrays()
-        for planes, weights, layer in zip(arrays, self._weights, inner.layers, strict=True):
+        sees, arrays = _seen(batch, views, n), self.pool.arrays()
+        for planes, weights, layer in zip(arrays, self._weights, lean.layers(), strict=True):
             place = loops.Place(*planes, *where, sees)
-            loops.layer(x, cos, sin, place, weights, eps, layer.self_attn.scaling)
-        loops.rms(x, _array(inner.norm.weight), eps, x)
-        logits: Tensor = self.model.get_output_embeddings()(states)
-        return logits
+            loops.layer(x, cos, sin, place, weights, layer.self_attn.scaling)
+        loops.rms(x, self._norm(inner.norm), x)
+        return states
+
+    @staticmethod
+    def _embedded(module: Any, ids: np.ndarray) -> Tensor:
+        """[B, n, H], in memory of its own."""
+        if _plain(module, nn.Embedding):  # without a call of PyTorch
+            return torch.from_numpy(_array(module.weight)[ids])
+        states: Tensor = module(torch.from_numpy(ids)).clone()
+        return states
 
 
 def _plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:

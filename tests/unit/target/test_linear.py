@@ -1,5 +1,7 @@
 """PackedLinear equals nn.Linear."""
 
+from threading import Thread
+
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from foretoken.target.linear import (
     can_pack,
     is_packed,
     pack_linears,
-    together,
+    side_by_side,
 )
 
 CPU = torch.device("cpu")
@@ -87,10 +89,10 @@ def test_layers_of_one_input_are_joined(bias: bool) -> None:
         for x in (torch.randn(1, 3, 512), torch.randn(2, 1, 512)):
             want = [layer(x) for layer in plain]
             torch.testing.assert_close(
-                together(parts, x), torch.cat(want, -1), atol=1e-5, rtol=1e-4
+                side_by_side(parts)(x), torch.cat(want, -1), atol=1e-5, rtol=1e-4
             )
             torch.testing.assert_close(model(x), want[0] * want[1], atol=1e-5, rtol=1e-4)
-            assert torch.equal(together(plain, x), torch.cat(want, -1))
+            assert torch.equal(side_by_side(plain)(x), torch.cat(want, -1))
 
 
 @needs_packing
@@ -104,7 +106,7 @@ def test_one_product_serves_those_who_ask_for_the_same_input() -> None:
     with torch.inference_mode():
         model(x)
         assert len(made) == 1
-        assert joined._read is None, "nothing is held"
+        assert joined._held is None, "nothing is held"
         first = model.up_proj(x)
         assert torch.equal(model.up_proj(x), first), "asked twice"
         second = model.gate_proj(y)
@@ -126,3 +128,40 @@ def test_layers_that_are_not_alike_stay_by_themselves() -> None:
 def test_joined_bounds() -> None:
     joined = Joined([nn.Linear(8, n, bias=False) for n in (5, 2, 3)])
     assert [joined.bounds(i) for i in range(3)] == [slice(0, 5), slice(5, 7), slice(7, 10)]
+
+
+@needs_packing
+def test_only_all_parts_of_one_product_in_their_order_are_one_product() -> None:
+    model, other = Feed(), Feed()
+    for each in (model, other):
+        pack_linears(each, join=True)
+    gate, up = model.gate_proj, model.up_proj
+    whole = gate.joined[0]
+    assert side_by_side((gate, up)) is whole
+    for layers in ((up, gate), (gate,), (gate, other.up_proj), (gate, nn.Linear(512, 768))):
+        assert side_by_side(layers) is not whole
+    up.register_forward_hook(lambda *_: None)
+    assert side_by_side((gate, up)) is not whole
+
+
+@needs_packing
+def test_threads_do_not_read_each_others_products() -> None:
+    model = Feed()
+    pack_linears(model, join=True)
+    inputs = [torch.randn(1, 512) for _ in range(2)]
+    with torch.inference_mode():
+        want = [model(x) for x in inputs]
+    wrong: list = []
+
+    def run(index: int) -> None:
+        with torch.inference_mode():
+            for _ in range(300):
+                if not torch.equal(model(inputs[index]), want[index]):
+                    wrong.append(index)
+
+    threads = [Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,6 +1,7 @@
 """Models that draft as loops: the model's own rows up to rounding, and only where they are suited."""
 
 import copy
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,14 @@ import transformers as tf
 from torch import nn
 
 from foretoken.draft.lm_model import small_model
+from foretoken.draft.superposed import _mixed_embedding
 from foretoken.target import small
 from foretoken.target.base import Job
 from foretoken.target.hf import HFTarget
+from foretoken.target.lean import Lean
+from foretoken.target.linear import WORTH, PackedLinear, can_pack, pack_head
 from foretoken.target.load import set_attention
+from foretoken.target.narrow import Widths, narrow
 from foretoken.target.small import SmallTarget, may_loop, small_target, suited, target_like
 from foretoken.target.widen import FAMILIES
 from foretoken.tree import EMPTY, DraftTree
@@ -58,15 +63,16 @@ def spy(function, calls):
     return noted
 
 
-def test_committed_rows_are_read_by_either_forward(pair) -> None:
+def test_committed_rows_are_read_by_either_forward(pair, monkeypatch) -> None:
     """What loops stored, PyTorch's forward continues, and the other way round."""
-    ours, own = pair
-    for most in (0, 100), (100, 0):
+    (ours, own), whole = pair, small.WORK
+    for most in (0, small.WORK), (small.WORK, 0):
         rows = []
         for target in (ours, own):
+            monkeypatch.setattr(small, "WORK", whole)
             cache = target.new_cache(64)
             for piece, allowed in zip((tiny.prompt(4, 9), tiny.prompt(5, 7)), most, strict=True):
-                ours._most = allowed
+                monkeypatch.setattr(small, "WORK", allowed)
                 rows.append(target.score([Job(cache, piece, EMPTY)])[0].logits)
                 cache.keep([])
             cache.release()
@@ -79,8 +85,8 @@ def test_more_rows_than_are_worth_it_go_the_usual_way(monkeypatch: pytest.Monkey
     monkeypatch.setattr(SmallTarget, "_looped", spy(SmallTarget._looped, calls))
     target = small_target(made(CONFIGS["llama"]))
     calls.clear()
-    target._most = 4
     cache = target.new_cache(32)
+    monkeypatch.setattr(small, "WORK", 4 * (target._per_row + target._per_column * 5))
     for n, looped in ((4, 1), (5, 1)):
         target.score([Job(cache, [3] * n, EMPTY)])
         assert len(calls) == looped
@@ -120,7 +126,7 @@ def replaced(model: nn.Module) -> None:
     mlp.up_proj.weight = nn.Parameter(-mlp.up_proj.weight.detach())
 
 
-@pytest.mark.parametrize("where", ["layers.0", "layers.1.mlp.up_proj", "embed_tokens"])
+@pytest.mark.parametrize("where", ["layers.0", "layers.1.mlp.up_proj"])
 def test_what_is_hooked_in_later_is_not_passed_over_in_the_next_session(where: str) -> None:
     model = made(CONFIGS["llama"])
     target = small_target(model)
@@ -202,3 +208,61 @@ def test_a_small_folder_is_loaded_for_loops(tmp_path: Path) -> None:
 
 def test_families() -> None:
     assert set(FAMILIES) <= set(CONFIGS)
+
+
+def test_a_hooked_embedding_is_called() -> None:
+    """So `superposed` feeds the mean of several tokens."""
+    model = made(CONFIGS["llama"])
+    target, own = small_target(model), HFTarget(copy.deepcopy(model))
+    for each in (target, own):
+        with _mixed_embedding(each.model, [3, 9], [0.25, 0.75]):
+            each.rows = each.score([Job(each.new_cache(8), [1], EMPTY)])[0].logits
+    torch.testing.assert_close(target.rows, own.rows, atol=2e-5, rtol=2e-5)
+
+
+def test_layers_that_were_cut() -> None:
+    """To different widths, or off the end."""
+    narrowed, short = (made(CONFIGS["llama"]) for _ in range(2))
+    narrow(narrowed, Widths((1, 2), (40, 48)))
+    short.config.num_hidden_layers = 1
+    for model in (narrowed, short):
+        ours = small_target(model)
+        assert isinstance(ours, SmallTarget)
+        for mine, theirs in zip(answers(ours), answers(HFTarget(model)), strict=True):
+            torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=2e-5)
+
+
+def test_a_long_context_goes_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One core attends to all of it."""
+    calls: list = []
+    monkeypatch.setattr(SmallTarget, "_looped", spy(SmallTarget._looped, calls))
+    target = small_target(made(CONFIGS["llama"]))
+    cache = target.new_cache(64)
+    calls.clear()
+    monkeypatch.setattr(small, "WORK", 2 * (target._per_row + target._per_column * 20))
+    for start, looped in ((0, 1), (30, 1)):
+        cache.length = start
+        target.score([Job(cache, [3, 4], EMPTY)])
+        assert len(calls) == looped
+
+
+def test_without_numba_the_usual_forward_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "foretoken.target.loops", None)
+    monkeypatch.setitem(sys.modules, "foretoken.target.glue", None)
+    monkeypatch.delattr("foretoken.target.loops", raising=False)
+    model = made(CONFIGS["llama"])
+    assert type(small_target(model)) is HFTarget
+    assert type(HFTarget(model.bfloat16())._lean) is Lean
+
+
+def test_a_large_output_layer_is_packed_and_the_others_are_not() -> None:
+    if not can_pack(torch.float32, torch.device("cpu")):
+        pytest.skip("PyTorch without oneDNN")
+    model = made(tf.LlamaConfig(**{**tiny._GQA, "vocab_size": WORTH // 32}))
+    own = copy.deepcopy(model)
+    pack_head(model)
+    assert isinstance(model.get_output_embeddings(), PackedLinear)
+    ours = small_target(model)
+    assert isinstance(ours, SmallTarget)
+    for mine, theirs in zip(answers(ours), answers(HFTarget(own)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=5e-5, rtol=5e-5)
