@@ -2,7 +2,7 @@
 
 benchmarks/drafters.json is the study of the recipes (`python -m benchmarks.drafters`),
 benchmarks/drafters_long.json the part of it that compares losses at a real budget,
-benchmarks/lengths.json and lengths_bound.json the policies (`foretoken bench`),
+benchmarks/lengths.json, lengths_head.json and lengths_bound.json the policies (`foretoken bench`),
 benchmarks/online.json and .svg the stream (`foretoken train draft online`). tests/docs compares the
 page with the files.
 """
@@ -22,8 +22,8 @@ START, END = "<!-- measured: python -m docs.training -->\n", "<!-- /measured -->
 def written() -> str:
     """What stands between the markers: a part for each run that is there."""
     parts = {
-        "drafters": recipes, "drafters_long": losses, "lengths": lengths, "lengths_bound": bound,
-        "online": online, "online_hard": hard,
+        "drafters": recipes, "drafters_long": losses, "lengths": lengths, "lengths_head": head,
+        "lengths_bound": bound, "online": online, "online_hard": hard,
     }  # fmt: skip
     found = [part(read(name)) for name, part in parts.items() if (RUNS / f"{name}.json").exists()]
     return "\n".join(line for lines in found for line in lines) + "\n"
@@ -168,10 +168,19 @@ def _targets(arms: dict[str, Any], figures: dict[str, dict[str, Any]]) -> list[s
 
 def lengths(document: Any) -> list[str]:
     """Every policy on one stream: ratio to plain, regret to the best constant length."""
+    return _ranked("Every length policy on one stream", document)
+
+
+def head(document: Any) -> list[str]:
+    """SpecDec++ by the threshold of its head."""
+    return _ranked("A trained head against constant lengths", document)
+
+
+def _ranked(heading: str, document: Any) -> list[str]:
     results = [r for r in document["results"] if r["method"] != "plain"]
     constant = [r for r in results if "policy=constant" in r["method"]]
     best = max(constant, key=lambda r: r["ratio_to_plain"])
-    out = ["### Every length policy on one stream", "",
+    out = [f"### {heading}", "",
            f"`{document['command']}`", "", document["note"], "",
            "| method | tokens/step | drafted a step | x plain | against the best constant |",
            "|---|---|---|---|---|"]  # fmt: skip
