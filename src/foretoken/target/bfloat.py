@@ -7,15 +7,14 @@ which a norm adds up its squares. R rows of H channels.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from foretoken.target.jit import compiled, inlined
+from foretoken.target.jit import Array, Norm, compiled, inlined
 
-Array = np.ndarray
 _F, _I, _U = np.float32, np.int32, np.uint32
 
 
@@ -69,13 +68,6 @@ def exp(x: Any) -> Any:
     p = p * r + _F(5.0000001201e-1)
     p = p * r * r + r + _F(1.0)
     return p * as_float(_U((_I(k) + _I(127)) << _I(23)))
-
-
-class Norm(NamedTuple):
-    """An RMS norm; empty (no weights) where a family has none."""
-
-    weight: Array  # [H]
-    eps: float
 
 
 @compiled

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from foretoken.target.attention import unfold
-from foretoken.target.bfloat import Array, Norm, gate, norm, turn
+from foretoken.target.bfloat import gate, norm, turn
 from foretoken.target.cache import KVPool, array_of
+from foretoken.target.jit import Array, Norm
 from foretoken.target.lean import Lean, norms
 from foretoken.target.linear import side_by_side
 

@@ -9,9 +9,12 @@ loops is imported late, by whoever has found that it needs them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
+import numpy as np
+
+Array = np.ndarray
 
 OPTIONS: dict[str, Any] = {
     "nogil": True,  # other threads run meanwhile
@@ -20,6 +23,13 @@ OPTIONS: dict[str, Any] = {
     # sums in any order, a product and a sum in one; not-a-number stays what it is
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
+
+
+class Norm(NamedTuple):
+    """An RMS norm; empty (no weights) where a family has none."""
+
+    weight: Array  # [H]
+    eps: float
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

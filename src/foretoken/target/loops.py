@@ -11,16 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from foretoken.target.jit import compiled
-
-Array = np.ndarray
-
-
-class Norm(NamedTuple):
-    """An RMS norm; empty (no weights) where a family has none."""
-
-    weight: Array  # [H]
-    eps: float
+from foretoken.target.jit import Array, Norm, compiled
 
 
 class Weights(NamedTuple):

@@ -135,8 +135,10 @@ class SmallTarget(HFTarget):
         return self._loops.Weights(*parts, *(self._norm(each) for each in (*own, *around)))
 
     def _norm(self, module: Any) -> Any:
+        from foretoken.target.jit import Norm
+
         weight, eps = (None, 0.0) if module is None else (module.weight, module.variance_epsilon)
-        return self._loops.Norm(_array(weight), eps)
+        return Norm(_array(weight), eps)
 
     def _call(self, lo: int, batch: Sequence[Rows]) -> tuple[Tensor, int]:
         n = max(map(len, batch))

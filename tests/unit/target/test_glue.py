@@ -90,7 +90,7 @@ def test_norm(more: int) -> None:
     module.weight, module.variance_epsilon = torch.randn(48).bfloat16(), 1e-3
     want_x = x + plus if more else x.clone()
     want, out = _rms(want_x, module), torch.empty_like(x)
-    norm = bfloat.Norm(array_of(module.weight), 1e-3)
+    norm = jit.Norm(array_of(module.weight), 1e-3)
     bfloat.norm(array_of(x), array_of(plus), norm, array_of(out))
     assert torch.equal(x, want_x)
     assert (out == want).float().mean() > 0.99  # the order of a sum may move a rounding
