@@ -76,7 +76,9 @@ SPECIAL: dict[str, Callable[[], Any]] = {
 
 
 def make(config: Any, seed: int = 0, std: float = 0.2) -> Any:
-    """A random model whose distributions are neither flat nor sharp; eager attention, no eos."""
+    """A random model whose distributions are neither flat nor sharp; eager attention, no eos. Its
+    config is its own: a test may cut it."""
+    config = copy.deepcopy(config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = tf.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()

@@ -8,7 +8,6 @@ threads.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any
@@ -42,10 +41,17 @@ class SmallModel:
     name: str = ""  # folder or hub name; "" for a model given as an object
     lock: Any = field(default_factory=RLock)
     trim: Trim | None = None  # of its vocabulary, as the file in its folder says
+    _read: Any = None  # the tokenizer, once there was one
 
-    @cached_property
+    @property
     def tokenizer(self) -> Any:
-        """The tokenizer that lies with the model, None if there is none."""
+        """The tokenizer that lies with the model, None if there is none (yet: it is looked for
+        again)."""
+        if self._read is None:
+            self._read = self._find_tokenizer()
+        return self._read
+
+    def _find_tokenizer(self) -> Any:
         folder = Path(self.name)
         known = any((folder / file).exists() for file in _TOKENIZER_FILES)
         if not self.name or (folder.is_dir() and not known):
@@ -55,7 +61,7 @@ class SmallModel:
         except ConfigError:
             return None
 
-    @cached_property
+    @property
     def tokenizer_hash(self) -> str:
         """Its identity, "" if there is none."""
         return tokenizer_hash(self.tokenizer) if self.tokenizer is not None else ""
