@@ -7,42 +7,17 @@ which a norm adds up its squares. R rows of H channels.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
-from numba.core import types
-from numba.extending import intrinsic
+from numba import carray
 
+from foretoken.target import team
 from foretoken.target.jit import Array, Norm, compiled, inlined
+from foretoken.target.machine import as_bits, as_float, halves, numbers, wide
 
 _F, _I, _U = np.float32, np.int32, np.uint32
-
-
-def _widened(_: Any, bits: Any) -> Any:
-    def build(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        word, shift = context.get_value_type(types.uint32), context.get_constant(types.uint32, 16)
-        word = builder.shl(builder.zext(values[0], word), shift)
-        return builder.bitcast(word, context.get_value_type(types.float32))
-
-    return (types.float32(types.uint16), build) if bits == types.uint16 else None
-
-
-def _cast(kind: Any, given: Any) -> Any:
-    """Of the same 32 bits."""
-
-    def typed(_: Any, value: Any) -> Any:
-        def build(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            return builder.bitcast(values[0], context.get_value_type(kind))
-
-        return (kind(given), build) if value == given else None
-
-    return intrinsic(typed)
-
-
-# A bfloat16, given as its 16 bits, in float32. Nothing else is taken (numba: TypingError).
-wide: Any = intrinsic(_widened)
-as_float: Any = _cast(types.float32, types.uint32)
-as_bits: Any = _cast(types.uint32, types.float32)
 
 
 @inlined
@@ -118,32 +93,95 @@ def _turned(head: Array, cos: Array, sin: Array, put: Array) -> None:
         put[i + half] = narrow(wide(narrow(b * c)) + wide(narrow(a * s)))
 
 
+@inlined
+def _group(
+    rows: Array, norms: tuple[Norm, Norm], angles: tuple[Array, Array, Array],
+    planes: tuple[Array, Array], at: tuple[Array, Array], folded: Array, r: int, g: int,
+) -> None:  # fmt: skip
+    """Of row r, key and value head g and the queries that read it; as in `turn`."""
+    (cos, sin, positions), (keys, values), (slots, to) = angles, planes, at
+    kv = keys.shape[1]
+    heads = rows.shape[1] - 2 * kv
+    group = heads // kv
+    n, position = folded.shape[2] // group, positions[r]
+    key, value = rows[r, heads + g], rows[r, heads + kv + g]
+    put = values[slots[r], g, to[r]]
+    _scaled(key, norms[1], key)
+    _turned(key, cos[position], sin[position], keys[slots[r], g, to[r]])
+    for i in range(value.size):
+        put[i] = value[i]
+    for h in range(g * group, (g + 1) * group):
+        query, place = rows[r, h], (h % group) * n + r % n
+        _scaled(query, norms[0], query)
+        _turned(query, cos[position], sin[position], folded[r // n, g, place])
+
+
 @compiled
 def turn(
-    rows: Array, norms: tuple[Norm, Norm], angles: tuple[Array, Array],
+    rows: Array, norms: tuple[Norm, Norm], angles: tuple[Array, Array, Array],
     planes: tuple[Array, Array], at: tuple[Array, Array], folded: Array,
 ) -> None:  # fmt: skip
     """Queries and keys are normed and turned; keys and values are stored.
 
     rows: [R, heads + 2 kv, D] queries, keys, values. norms: of queries, of keys. angles: cos, sin
-    [R, D]. planes: keys and values of the layer [slots, kv, rows, D]. at: slot and row [R] of them
-    that each is stored in. folded: [B, kv, heads / kv * n, D], the queries as
-    `attention.folded_attention` reads them.
+    by position [more than any, D], positions [R]. planes: keys and values of the layer [slots, kv,
+    rows, D]. at: slot and row [R] of them that each is stored in. folded: [B, kv, heads / kv * n,
+    D], the queries as `attention.folded_attention` reads them.
     """
-    (cos, sin), (keys, values), (slots, to) = angles, planes, at
-    kv = keys.shape[1]
-    heads = rows.shape[1] - 2 * kv
-    group = heads // kv
-    n = folded.shape[2] // group
     for r in range(rows.shape[0]):
-        for g in range(kv):
-            key, value = rows[r, heads + g], rows[r, heads + kv + g]
-            put = values[slots[r], g, to[r]]
-            _scaled(key, norms[1], key)
-            _turned(key, cos[r], sin[r], keys[slots[r], g, to[r]])
-            for i in range(value.size):
-                put[i] = value[i]
-        for h in range(heads):
-            query, place = rows[r, h], (h % group) * n + r % n
-            _scaled(query, norms[0], query)
-            _turned(query, cos[r], sin[r], folded[r // n, h // group, place])
+        for g in range(planes[0].shape[1]):
+            _group(rows, norms, angles, planes, at, folded, r, g)
+
+
+# The same as steps of a team (`foretoken.target.team`), on addresses. An eps is given as its bits.
+
+
+def _norm_step(args: Any, member: int, members: int) -> None:
+    """args: addresses of x, more (0: none), weight, out; eps, rows, H."""
+    x, more, out, rows, size = args[0], args[1], args[3], args[5], args[6]
+    by = Norm(carray(halves(args[2]), (size,)), as_float(_U(args[4])))
+    for r in range(rows * member // members, rows * (member + 1) // members):
+        row = carray(halves(x + r * size * 2), (size,))
+        if more:
+            plus = carray(halves(more + r * size * 2), (size,))
+            for i in range(size):
+                row[i] = narrow(wide(row[i]) + wide(plus[i]))
+        _scaled(row, by, carray(halves(out + r * size * 2), (size,)))
+
+
+def _gate_step(args: Any, member: int, members: int) -> None:
+    """args: addresses of both, out; rows, I. Each member has some of the columns."""
+    rows, size = args[2], args[3]
+    first, last = size * member // members, size * (member + 1) // members
+    for r in range(rows):
+        row = carray(halves(args[0] + r * size * 4), (2, size))
+        put = carray(halves(args[1] + r * size * 2), (size,))
+        for i in range(first, last):
+            a = wide(row[0, i])
+            a = wide(narrow(a / (_F(1.0) + exp(-a))))
+            put[i] = narrow(a * wide(row[1, i]))
+
+
+def _turn_step(args: Any, member: int, members: int) -> None:
+    """args: addresses of rows, weights of the norms of queries and of keys (0: none), cos, sin,
+    positions, keys, values, slots, to, folded; the norms' eps; B, n, heads, kv, D, the planes' slots
+    and rows."""
+    b, n, heads, kv, d = args[13], args[14], args[15], args[16], args[17]
+    plane = (args[18], kv, args[19], d)
+    q = Norm(carray(halves(args[1]), (d if args[1] else 0,)), as_float(_U(args[11])))
+    k = Norm(carray(halves(args[2]), (d if args[2] else 0,)), as_float(_U(args[12])))
+    rows = carray(halves(args[0]), (b * n, heads + 2 * kv, d))
+    table = (args[19], d)  # a position is below the rows of a plane
+    positions = carray(numbers(args[5]), (b * n,))
+    angles = (carray(halves(args[3]), table), carray(halves(args[4]), table), positions)
+    planes = (carray(halves(args[6]), plane), carray(halves(args[7]), plane))
+    at = (carray(numbers(args[8]), (b * n,)), carray(numbers(args[9]), (b * n,)))
+    folded = carray(halves(args[10]), (b, kv, heads // kv * n, d))
+    for i in range(b * n * kv * member // members, b * n * kv * (member + 1) // members):
+        _group(rows, (q, k), angles, planes, at, folded, i // kv, i % kv)
+
+
+@cache
+def steps() -> tuple[int, int, int]:
+    """Addresses of norm, gate and turn as steps."""
+    return team.step(_norm_step), team.step(_gate_step), team.step(_turn_step)

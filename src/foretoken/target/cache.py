@@ -163,6 +163,11 @@ class KVPool(Cache):  # type: ignore[misc]
         """Called by every attention layer: store [B, H, n, D], give back [B, H, length, D]."""
         return self._put(layer_idx, 0, key), self._put(layer_idx, 1, value)
 
+    @property
+    def first(self) -> int:
+        """Slot of the placed forward's first session; the others' follow."""
+        return self._lo
+
     def held(self) -> list[tuple[Tensor, Tensor]]:
         """What the placed forward attends to: keys and values [B, H, length, D] of each layer."""
         whole = [rows[:, self._lo : self._hi, :, : self._length].unbind() for rows in self.store]

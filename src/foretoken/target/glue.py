@@ -96,11 +96,11 @@ class Glued(Lean):
         read = torch.empty(states.shape, dtype=DTYPE)  # what the next product reads
         x, h = _rows(states), _rows(read)  # the same memory
         table = self.table(next(iter(masks.values())).shape[-1], states)
-        cos, sin = (array_of(each)[at] for each in table)
+        angles = (*map(array_of, table), at)
         where, more = pool.written(ids.shape[1]), x[:0]
         for layer, planes, held in zip(self._found, pool.arrays(), pool.held(), strict=True):
             norm(x, more, layer.before, h)
-            queries = _queries(layer, read, (cos, sin), planes, where)
+            queries = _queries(layer, read, angles, planes, where)
             seen = scaled_dot_product_attention(
                 queries, *held, masks[layer.window], scale=layer.scale
             )
@@ -115,7 +115,7 @@ class Glued(Lean):
 
 
 def _queries(
-    layer: _Layer, read: Tensor, angles: tuple[Array, Array], planes: tuple[Array, Array],
+    layer: _Layer, read: Tensor, angles: tuple[Array, Array, Array], planes: tuple[Array, Array],
     where: tuple[Array, Array],
 ) -> Tensor:  # fmt: skip
     """[B, kv, heads / kv * n, D]; keys and values are stored."""

@@ -130,7 +130,7 @@ class HFTarget:
     def new_cache(self, capacity: int) -> SlotCache:
         """See `Target`."""
         if self._lean is not None and not self._lean.stands():
-            self._lean = None  # somebody hooked into the model meanwhile
+            self._lean = lean(self.model, self._windows)  # somebody changed the model meanwhile
         return self.pool.acquire(capacity)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:

@@ -41,6 +41,19 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def pointed(function: Callable[..., None], signature: Any) -> int:
+    """The address of the function as machine code."""
+    try:
+        made = numba.cfunc(signature, cache=True, **OPTIONS)(function)
+    except RuntimeError:  # as above
+        made = numba.cfunc(signature, **OPTIONS)(function)
+    _pointed.append(made)  # it lives as long as its address may be called
+    return int(made.address)
+
+
+_pointed: list[Any] = []
+
+
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as a part of whatever loop calls it, which is in the same file."""
     made: Callable[..., Any] = numba.njit(inline="always", **OPTIONS)(function)

@@ -3,8 +3,8 @@
 A forward of few rows is short: a small model spends most of it in Python and in tiny operations
 that transformers repeats for every layer. Here the same modules' weights go through the same
 operations, in the same order and number format (in float32 on a CPU the logits have the same bits;
-in bfloat16 on a CPU `glue` does what is between the products, the same up to the order of a sum),
-but masks arrive ready, angles come from a table, queries and keys are turned together, and only
+in bfloat16 on a CPU `glue` does what is between the products, and `program` all of it, the same up
+to the order of sums), but masks arrive ready, angles come from a table, queries and keys are turned together, and only
 the rows that are read reach the output layer. Linear layers and the embedding are called as the
 modules that they are, so that packed, quantised or adapted ones work; nothing is copied, so that a
 model which is trained or changed meanwhile is read as it is.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -47,20 +48,21 @@ def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
         return None
     if not type(model).__module__.startswith(name) or not type(model).__name__.endswith("CausalLM"):
         return None
-    made = _kind_for(model)(model, windows)
-    return made if made.stands() else None
+    made = (kind(model, windows) for kind in _kinds_for(model))
+    return next((each for each in made if each.stands()), None)
 
 
-def _kind_for(model: Any) -> type[Lean]:
+def _kinds_for(model: Any) -> list[type[Lean]]:
+    """The fastest first."""
     first = next(model.parameters())
-    here = first.dtype == torch.bfloat16 and first.device.type == "cpu"
-    if not here or model.config.hidden_act != "silu":
-        return Lean
-    try:
-        from foretoken.target.glue import Glued  # numba takes half a second to import
-    except ImportError:  # none for this Python, or this numpy
-        return Lean
-    return Glued
+    if first.dtype == torch.bfloat16 and first.device.type == "cpu":
+        with suppress(ImportError):  # no numba for this Python, or this numpy
+            from foretoken.target.glue import Glued  # numba takes half a second to import
+            from foretoken.target.program import Program
+
+            if model.config.hidden_act == "silu":
+                return [Program, Glued, Lean]
+    return [Lean]
 
 
 class Lean:

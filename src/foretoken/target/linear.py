@@ -2,37 +2,98 @@
 
 A draft is checked with 2 to 64 rows at once. PyTorch's `linear` sends such shapes to a general
 matrix product that re-packs the weight on every call (float32), or reads it in an order that memory
-does not like (bfloat16); oneDNN reads a weight packed once. `foretoken bench --kernels` prints both
-on your machine. The product is the same up to the order of its sums. Layers that read the same
-input (q, k, v; gate, up) are joined: calling a product takes 25 microseconds, and a large weight is
-read faster than small ones.
+does not like (bfloat16). A weight is packed once here: as tiles (`foretoken.target.tiles`) in
+bfloat16 where the processor has AMX, in oneDNN's layout elsewhere. `foretoken bench --kernels`
+prints packed and plain on your machine. The product is the same up to the order of its sums. Layers
+that read the same input (q, k, v; gate, up) are joined: calling oneDNN's takes 25 microseconds, and
+a large weight is read faster than small ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from itertools import count as _count
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 _numbers = _count()
-WORTH = 1 << 19  # weights from which packing pays: smaller ones stay in the processor's cache
+# weights from which packing pays: smaller ones stay in the processor's cache, but as tiles they can
+# be part of a program
+WORTH, TILES_WORTH = 1 << 19, 1 << 12
 # children of one module that read the same input, by the names of Llama and those after it
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PACK_ROWS = 16  # the row count that oneDNN lays the weight out for; others stay correct
 
 
+class Packed(Protocol):
+    """A weight [out, in] in an order that is made for its product."""
+
+    name: str
+
+    def __init__(self, weight: Tensor) -> None: ...
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(address, bytes)."""
+
+    def dense(self) -> Tensor:
+        """[out, in]: the weight as it was given."""
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] -> x W^T + bias [..., out]."""
+
+
+class _Blocked:
+    """In oneDNN's blocked layout; see `Packed`."""
+
+    name = "packed"
+
+    def __init__(self, weight: Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        mkldnn = torch.ops.mkldnn
+        return int(mkldnn.data_ptr(self._packed)), int(mkldnn._nbytes(self._packed))
+
+    def dense(self) -> Tensor:
+        weight: Tensor = self._packed.to_dense()
+        return weight
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.contiguous(), self._packed, bias, "none", [], ""
+        )
+        return out
+
+
+def _tiles(weight: Tensor) -> type[Packed] | None:
+    """What lays a weight as tiles, where that can be."""
+    if weight.dtype == torch.bfloat16:
+        with suppress(ImportError):  # no numba for this Python
+            from foretoken.target.tiles import Tiles, suits
+
+            return Tiles if suits(weight) else None
+    return None
+
+
+def _laid(weight: Tensor) -> Packed:
+    """The best there is for a weight here."""
+    return (_tiles(weight) or _Blocked)(weight)
+
+
 class PackedLinear(nn.Module):
-    """y = x W^T + b with W held in oneDNN's blocked layout; x [..., in] -> [..., out]."""
+    """y = x W^T + b with W packed; x [..., in] -> [..., out]."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACK_ROWS)
+        self.packed = _laid(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.handle = next(_numbers)
         _LAYERS[self.handle] = self
@@ -40,23 +101,18 @@ class PackedLinear(nn.Module):
     @property
     def place(self) -> tuple[int, int]:
         """(address, bytes) of the weight."""
-        mkldnn = torch.ops.mkldnn
-        return int(mkldnn.data_ptr(self.packed)), int(mkldnn._nbytes(self.packed))
+        return self.packed.place
 
     def dense(self) -> Tensor:
         """[out, in]: the weight as it was given."""
-        weight: Tensor = self.packed.to_dense()
-        return weight
+        return self.packed.dense()
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         if torch.compiler.is_compiling():
             traced: Tensor = packed_linear(x, self.handle, self.out_features)
             return traced
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.contiguous(), self.packed, self.bias, "none", [], ""
-        )
-        return out
+        return self.packed.product(x, self.bias)
 
 
 class Joined(PackedLinear):
@@ -141,7 +197,7 @@ def hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks) or "forward" in vars(module)
 
 
-# torch.compile cannot look into oneDNN's layout, so that graphs refer to a layer by its number.
+# torch.compile cannot look into these layouts, so that graphs refer to a layer by its number.
 _LAYERS: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
 
 
@@ -149,10 +205,7 @@ _LAYERS: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
 def packed_linear(x: Tensor, handle: int, out_features: int) -> Tensor:  # noqa: ARG001
     """The product of the packed layer with this number: [..., in] -> [..., out_features]."""
     layer = _LAYERS[handle]
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(
-        x.contiguous(), layer.packed, layer.bias, "none", [], ""
-    )
-    return out
+    return layer.packed.product(x, layer.bias)
 
 
 @packed_linear.register_fake
@@ -188,9 +241,10 @@ def is_packed(model: nn.Module) -> bool:
 
 def packing(model: nn.Module) -> str:
     """How its layers are packed, in a word; "" if they are not."""
-    if any(isinstance(module, PackedPart) for module in model.modules()):
-        return "joined"
-    return "packed" * is_packed(model)
+    names = {module.packed.name for module in model.modules() if isinstance(module, PackedLinear)}
+    parts = [module.joined[0] for module in model.modules() if isinstance(module, PackedPart)]
+    names |= {part.packed.name for part in parts}
+    return " ".join(sorted(names) + ["joined"] * bool(parts))
 
 
 def pack_linears(model: nn.Module, join: bool = False) -> int:
@@ -204,7 +258,7 @@ def pack_linears(model: nn.Module, join: bool = False) -> int:
         for names in TOGETHER if join else ():
             count += _join(module, names)
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child.weight.numel() >= WORTH:
+            if type(child) is nn.Linear and _worth([child], join):
                 setattr(module, name, PackedLinear(child))
                 count += 1
     return count
@@ -213,8 +267,15 @@ def pack_linears(model: nn.Module, join: bool = False) -> int:
 def pack_head(model: Any) -> None:
     """Replace the output layer alone, if it is a large nn.Linear."""
     head = model.get_output_embeddings()
-    if type(head) is nn.Linear and head.weight.numel() >= WORTH:
+    if type(head) is nn.Linear and _worth([head]):
         model.set_output_embeddings(PackedLinear(head))
+
+
+def _worth(layers: Sequence[nn.Linear], join: bool = False) -> bool:
+    """Whether these, taken together, are large enough."""
+    weights = sum(layer.weight.numel() for layer in layers)
+    tiled = join and all(_tiles(layer.weight) for layer in layers)
+    return weights >= (TILES_WORTH if tiled else WORTH)
 
 
 def _join(module: nn.Module, names: Sequence[str]) -> int:
@@ -222,8 +283,7 @@ def _join(module: nn.Module, names: Sequence[str]) -> int:
     layers = [getattr(module, name, None) for name in names]
     plain = [layer for layer in layers if type(layer) is nn.Linear]
     alike = len({(layer.in_features, layer.bias is None) for layer in plain}) == 1
-    weights = sum(layer.weight.numel() for layer in plain)
-    if len(plain) < len(names) or not alike or weights < WORTH:
+    if len(plain) < len(names) or not alike or not _worth(plain, join=True):
         return 0
     joined = Joined(plain)
     for index, name in enumerate(names):
