@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from foretoken.errors import ArtifactError, ConfigError
-from foretoken.target.linear import PACK_ROWS, PackedLinear
+from foretoken.target.linear import PackedLinear
 from foretoken.target.load import load_model, set_attention
 from foretoken.target.narrow import unpadded
 
@@ -199,7 +199,7 @@ def put(model: Any, sketch: Sketch) -> None:
     for name in sketch.codes:
         layer, weight = model.get_submodule(name), sketch.weight(name)
         if isinstance(layer, PackedLinear):
-            layer.packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
+            layer.refill(weight)
         else:
             layer.weight.copy_(weight)
 

@@ -1,7 +1,7 @@
 """Attention over our cache in bfloat16 by AMX's tiles, as steps of a team.
 
-Queries of a group, folded (`foretoken.target.attention`), 16 at a time: scores as keys x queries, so
-that keys are read as they lie; the softmax over whole columns in float32; weights, rounded to
+Queries of a group, folded (`foretoken.target.attention`), 16 at a time: scores as keys x queries,
+so that keys are read as they lie; the softmax over whole columns in float32; weights, rounded to
 bfloat16, x values. Sums are float32 over the channels and over the columns in their order, as in
 PyTorch's own kernels: a hidden column weighs nothing.
 """
@@ -16,9 +16,18 @@ import numpy as np
 from foretoken.target import team, vector
 from foretoken.target.jit import inlined
 from foretoken.target.machine import (
-    as_float, cleared, floats, halves, loaded, multiplied, numbers, room, rounded_16, stored,
-    tiles_done, tiles_shaped,
-)  # fmt: skip
+    as_float,
+    cleared,
+    floats,
+    halves,
+    loaded,
+    multiplied,
+    numbers,
+    room,
+    stored,
+    tiles_done,
+    tiles_shaped,
+)
 
 QUERIES, COLUMNS = 16, 32  # of a block
 _F, _U = np.float32, np.uint32
@@ -63,7 +72,7 @@ def _shape(place: int) -> None:
 @inlined
 def _pair_values(values: int, columns: int, channels: int, put: int) -> None:
     """put [channels / 32, blocks of columns, 2, 16, 16] pairs of columns = values [columns,
-    channels]. What is beyond `columns` is made zero: nothing that weighs nothing may be infinite."""
+    channels]. What is beyond `columns` is made zero: what weighs nothing must be finite."""
     many = (columns + COLUMNS - 1) // COLUMNS
     zeros = room()
     for i in range(32):
@@ -99,9 +108,9 @@ def _score(keys: int, last: int, queries: int, columns: int, channels: int, put:
 
 @inlined
 def _weigh(scores: int, mask: int, columns: int, scale: Any, weights: int, sums: int) -> None:
-    """weights [blocks of columns, 16 queries, 16] pairs of columns = the softmax of scores [columns,
-    16], times sums [16]; scores are overwritten. mask: [columns / 2, 16] pairs, added to scores;
-    columns: whole blocks."""
+    """weights [blocks of columns, 16 queries, 16] pairs of columns = the softmax of scores
+    [columns, 16], times sums [16]; scores are overwritten. mask: [columns / 2, 16] pairs, added to
+    scores; columns: whole blocks."""
     by = vector.splat(scale)
     most, total = vector.splat(_F(-3.0e38)), vector.splat(_F(0.0))
     for column in range(0, columns, 2):
@@ -138,9 +147,9 @@ def _mix(weights: int, values: int, many: int, put: int) -> None:
 
 
 def _attend(args: Any, member: int, members: int) -> None:
-    """args: addresses of queries [B, kv, M, D] (and 15 rows more, of anything), keys, values, mask (as `_lay_mask` lays it), out [B,
-    n, kv * M / n, D], scratch; bytes between slots and between heads of keys and values, bytes of
-    scratch for a member; B, kv, M, n, L, D; the scale's bits."""
+    """args: addresses of queries [B, kv, M, D] (and 15 rows more, of anything), keys, values, mask
+    (as `_lay_mask` lays it), out [B, n, kv * M / n, D], scratch; bytes between slots and between
+    heads of keys and values, bytes of scratch for a member; B, kv, M, n, L, D; the scale's bits."""
     b, kv, m, n, length, d = args[9], args[10], args[11], args[12], args[13], args[14]
     scale = as_float(_U(args[15]))
     many, query_blocks = (length + COLUMNS - 1) // COLUMNS, (m + QUERIES - 1) // QUERIES
@@ -157,9 +166,9 @@ def _attend(args: Any, member: int, members: int) -> None:
         place = slot * args[6] + head * args[7]
         keys = args[1] + place
         for block in range(query_blocks):
-            rows = args[0] + (unit * m + block * QUERIES) * d * 2
+            rows, put = args[0] + (unit * m + block * QUERIES) * d * 2, queries + block * d * 32
             for part in range(d // 32):
-                vector.transpose(rows + part * 64, d * 2, queries + (block * (d // 32) + part) * 1024)
+                vector.transpose(rows + part * 64, d * 2, put + part * 1024)
         _pair_values(args[2] + place, length, d, values)
         if length % COLUMNS:
             rest, from_ = halves(last), halves(keys + (many - 1) * COLUMNS * d * 2)
@@ -176,10 +185,9 @@ def _attend(args: Any, member: int, members: int) -> None:
                     got = own + (row % QUERIES) * 128
                     by = vector.splat(_F(1.0) / floats(sums)[row % QUERIES])
                     to = (slot * n + row % n) * heads + head * (m // n) + row // n
-                    for half in range(2):
-                        place = got + half * 64
-                        vector.put(vector.times(vector.load(place), by), place)
-                        rounded_16(place, args[4] + (to * d + part + half * 16) * 2)
+                    put = args[4] + (to * d + part) * 2
+                    vector.put_halves(vector.times(vector.load(got), by), put)
+                    vector.put_halves(vector.times(vector.load(got + 64), by), put + 32)
     tiles_done()
 
 

@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numba import carray
+from numba import carray  # type: ignore[attr-defined]
 
-from foretoken.target import team
+from foretoken.target import team, vector
 from foretoken.target.jit import Array, Norm, compiled, inlined
 from foretoken.target.machine import as_bits, as_float, halves, numbers, wide
 
@@ -96,9 +96,10 @@ def _turned(head: Array, cos: Array, sin: Array, put: Array) -> None:
 @inlined
 def _group(
     rows: Array, norms: tuple[Norm, Norm], angles: tuple[Array, Array, Array],
-    planes: tuple[Array, Array], at: tuple[Array, Array], folded: Array, r: int, g: int,
+    planes: tuple[Array, Array], at: tuple[Array, Array], folded: Array, one: int,
 ) -> None:  # fmt: skip
-    """Of row r, key and value head g and the queries that read it; as in `turn`."""
+    """`turn` for one head of keys of one row, and the queries that read it."""
+    r, g = one // planes[0].shape[1], one % planes[0].shape[1]
     (cos, sin, positions), (keys, values), (slots, to) = angles, planes, at
     kv = keys.shape[1]
     heads = rows.shape[1] - 2 * kv
@@ -128,44 +129,54 @@ def turn(
     rows, D]. at: slot and row [R] of them that each is stored in. folded: [B, kv, heads / kv * n,
     D], the queries as `attention.folded_attention` reads them.
     """
-    for r in range(rows.shape[0]):
-        for g in range(planes[0].shape[1]):
-            _group(rows, norms, angles, planes, at, folded, r, g)
+    for one in range(rows.shape[0] * planes[0].shape[1]):
+        _group(rows, norms, angles, planes, at, folded, one)
 
 
-# The same as steps of a team (`foretoken.target.team`), on addresses. An eps is given as its bits.
+# The same as steps of a team (`foretoken.target.team`), on addresses, where 16 numbers are taken at
+# once: sizes are multiples of 32. An eps is given as its bits.
 
 
 def _norm_step(args: Any, member: int, members: int) -> None:
     """args: addresses of x, more (0: none), weight, out; eps, rows, H."""
-    x, more, out, rows, size = args[0], args[1], args[3], args[5], args[6]
-    by = Norm(carray(halves(args[2]), (size,)), as_float(_U(args[4])))
+    x, more, weight, out, rows, size = args[0], args[1], args[2], args[3], args[5], args[6]
     for r in range(rows * member // members, rows * (member + 1) // members):
-        row = carray(halves(x + r * size * 2), (size,))
-        if more:
-            plus = carray(halves(more + r * size * 2), (size,))
-            for i in range(size):
-                row[i] = narrow(wide(row[i]) + wide(plus[i]))
-        _scaled(row, by, carray(halves(out + r * size * 2), (size,)))
+        row = x + r * size * 2
+        squares = vector.splat(_F(0.0))
+        for at in range(0, size * 2, 32):
+            values = vector.halves(row + at)
+            if more:
+                plus = vector.halves(more + r * size * 2 + at)
+                values = vector.near(vector.plus(values, plus))
+                vector.put_halves(values, row + at)
+            squares = vector.times_plus(values, values, squares)
+        mean = vector.total(squares) / _F(size) + as_float(_U(args[4]))
+        inverse = vector.splat(_F(1.0) / np.sqrt(mean))
+        for at in range(0, size * 2, 32):
+            values = vector.near(vector.times(vector.halves(row + at), inverse))
+            values = vector.times(vector.halves(weight + at), values)
+            vector.put_halves(values, out + r * size * 2 + at)
 
 
 def _gate_step(args: Any, member: int, members: int) -> None:
     """args: addresses of both, out; rows, I. Each member has some of the columns."""
     rows, size = args[2], args[3]
-    first, last = size * member // members, size * (member + 1) // members
+    blocks = size // 16
+    first, last = blocks * member // members * 32, blocks * (member + 1) // members * 32
+    one, zero = vector.splat(_F(1.0)), vector.splat(_F(0.0))
     for r in range(rows):
-        row = carray(halves(args[0] + r * size * 4), (2, size))
-        put = carray(halves(args[1] + r * size * 2), (size,))
-        for i in range(first, last):
-            a = wide(row[0, i])
-            a = wide(narrow(a / (_F(1.0) + exp(-a))))
-            put[i] = narrow(a * wide(row[1, i]))
+        gates, ups, put = args[0] + r * size * 4, args[0] + (2 * r + 1) * size * 2, args[1]
+        for at in range(first, last, 32):
+            a = vector.halves(gates + at)
+            a = vector.over(a, vector.plus(one, vector.exp(vector.minus(zero, a))))
+            out = vector.times(vector.near(a), vector.halves(ups + at))
+            vector.put_halves(out, put + r * size * 2 + at)
 
 
 def _turn_step(args: Any, member: int, members: int) -> None:
     """args: addresses of rows, weights of the norms of queries and of keys (0: none), cos, sin,
-    positions, keys, values, slots, to, folded; the norms' eps; B, n, heads, kv, D, the planes' slots
-    and rows."""
+    positions, keys, values, slots, to, folded; the norms' eps; B, n, heads, kv, D, the planes'
+    slots and rows."""
     b, n, heads, kv, d = args[13], args[14], args[15], args[16], args[17]
     plane = (args[18], kv, args[19], d)
     q = Norm(carray(halves(args[1]), (d if args[1] else 0,)), as_float(_U(args[11])))
@@ -178,7 +189,7 @@ def _turn_step(args: Any, member: int, members: int) -> None:
     at = (carray(numbers(args[8]), (b * n,)), carray(numbers(args[9]), (b * n,)))
     folded = carray(halves(args[10]), (b, kv, heads // kv * n, d))
     for i in range(b * n * kv * member // members, b * n * kv * (member + 1) // members):
-        _group(rows, (q, k), angles, planes, at, folded, i // kv, i % kv)
+        _group(rows, (q, k), angles, planes, at, folded, i)
 
 
 @cache

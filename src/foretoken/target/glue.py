@@ -96,7 +96,7 @@ class Glued(Lean):
         read = torch.empty(states.shape, dtype=DTYPE)  # what the next product reads
         x, h = _rows(states), _rows(read)  # the same memory
         table = self.table(next(iter(masks.values())).shape[-1], states)
-        angles = (*map(array_of, table), at)
+        angles = (array_of(table[0]), array_of(table[1]), at)
         where, more = pool.written(ids.shape[1]), x[:0]
         for layer, planes, held in zip(self._found, pool.arrays(), pool.held(), strict=True):
             norm(x, more, layer.before, h)

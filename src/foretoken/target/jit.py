@@ -2,7 +2,8 @@
 
 Compiled code is kept beside the source (or in the user's cache folder), so that later processes
 load it, until the file of the loop itself changes: what a loop calls stands in its own file, since
-nobody would notice there if this one changed. Importing numba takes half a second: a module of
+nobody would notice there if this one changed (`machine` and `vector`, single instructions, are
+never to change what they do). Importing numba takes half a second: a module of
 loops is imported late, by whoever has found that it needs them.
 """
 
@@ -48,7 +49,7 @@ def pointed(function: Callable[..., None], signature: Any) -> int:
     except RuntimeError:  # as above
         made = numba.cfunc(signature, **OPTIONS)(function)
     _pointed.append(made)  # it lives as long as its address may be called
-    return int(made.address)
+    return int(made.address or 0)
 
 
 _pointed: list[Any] = []

@@ -4,10 +4,10 @@ A forward of few rows is short: a small model spends most of it in Python and in
 that transformers repeats for every layer. Here the same modules' weights go through the same
 operations, in the same order and number format (in float32 on a CPU the logits have the same bits;
 in bfloat16 on a CPU `glue` does what is between the products, and `program` all of it, the same up
-to the order of sums), but masks arrive ready, angles come from a table, queries and keys are turned together, and only
-the rows that are read reach the output layer. Linear layers and the embedding are called as the
-modules that they are, so that packed, quantised or adapted ones work; nothing is copied, so that a
-model which is trained or changed meanwhile is read as it is.
+to the order of sums), but masks arrive ready, angles come from a table, queries and keys are turned
+together, and only the rows that are read reach the output layer. Linear layers and the embedding
+are called as the modules that they are, so that packed, quantised or adapted ones work; nothing is
+copied, so that a model which is trained or changed meanwhile is read as it is.
 
 `lean` says no where it does not know better: another family, another attention, or anything hooked
 into a module that would be passed over. Then the model's own forward runs.

@@ -44,6 +44,9 @@ class Packed(Protocol):
     def dense(self) -> Tensor:
         """[out, in]: the weight as it was given."""
 
+    def fill(self, weight: Tensor) -> None:
+        """Another weight of this shape takes its place, as soon as the next product."""
+
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """x [..., in] -> x W^T + bias [..., out]."""
 
@@ -54,7 +57,7 @@ class _Blocked:
     name = "packed"
 
     def __init__(self, weight: Tensor) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
+        self.fill(weight)
 
     @property
     def place(self) -> tuple[int, int]:
@@ -64,6 +67,9 @@ class _Blocked:
     def dense(self) -> Tensor:
         weight: Tensor = self._packed.to_dense()
         return weight
+
+    def fill(self, weight: Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
@@ -93,6 +99,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.dtype = linear.weight.dtype
         self.packed = _laid(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.handle = next(_numbers)
@@ -106,6 +113,10 @@ class PackedLinear(nn.Module):
     def dense(self) -> Tensor:
         """[out, in]: the weight as it was given."""
         return self.packed.dense()
+
+    def refill(self, weight: Tensor) -> None:
+        """Another weight [out, in] takes the place of the one it has."""
+        self.packed.fill(weight.detach().to(self.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
@@ -228,6 +239,8 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 def made_by_height(model: nn.Module) -> bool:
     """Whether products are made for every row count anew, which takes a millisecond for each kind
     of layer: by oneDNN, for bfloat16 and for packed weights."""
+    if packing(model).startswith("tiles"):
+        return False
     first = next(model.parameters())
     if first.dtype == torch.bfloat16:
         return can_pack(first.dtype, first.device)

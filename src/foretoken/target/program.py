@@ -1,4 +1,4 @@
-"""The lean forward in bfloat16 where AMX has tiles: all layers as one program for a team of threads.
+"""The lean forward in bfloat16 where AMX has tiles: all layers as one program for threads.
 
 A forward of few rows reads every weight once; what it does besides is a thousand small pieces of
 work, each of which Python and PyTorch take longer to call than to do. Here a layer is nine steps on

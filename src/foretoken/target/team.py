@@ -20,7 +20,7 @@ import torch
 from numba.core import types
 
 from foretoken.target.jit import Array, compiled, inlined, pointed
-from foretoken.target.machine import Args, ask, call, call_parallel, call_step, numbers
+from foretoken.target.machine import Numbers, ask, call, call_parallel, call_step, numbers
 
 _NAMES = ("GOMP_parallel", "GOMP_barrier", "omp_get_thread_num", "omp_get_num_threads")
 WIDTH = 24  # numbers of a step: its address, its arguments
@@ -58,7 +58,7 @@ def openmp() -> OpenMP | None:
 def step(function: Callable[[Any, int, int], None]) -> int:
     """The address of a function (args, member, members) as machine code; args[i] is the i-th
     argument of its step, an integer."""
-    return pointed(function, types.void(Args, types.int64, types.int64))
+    return pointed(function, types.void(Numbers, types.int64, types.int64))
 
 
 @inlined
@@ -77,13 +77,13 @@ def _member(shared: Any) -> None:
 
 @compiled
 def _alone(program: Array) -> None:
-    _steps(program.ctypes.data, program.shape[0], 0, 1, 0)
+    _steps(np.int64(program.ctypes.data), program.shape[0], 0, 1, 0)
 
 
 @compiled
 def _together(program: Array, parallel: int, member: int, shared: Array, threads: int) -> None:
     shared[0], shared[1] = program.ctypes.data, program.shape[0]
-    call_parallel(parallel, member, shared.ctypes.data, threads)
+    call_parallel(parallel, member, np.int64(shared.ctypes.data), threads)
 
 
 def run(program: Array) -> None:
@@ -99,4 +99,4 @@ def run(program: Array) -> None:
 
 @cache
 def _entry() -> int:
-    return pointed(_member, types.void(Args))
+    return pointed(_member, types.void(Numbers))

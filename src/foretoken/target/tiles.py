@@ -16,18 +16,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foretoken.target import team
+from foretoken.target import team, vector
 from foretoken.target.jit import inlined
 from foretoken.target.machine import (
-    as_bits, as_float, cleared, fetched, floats, halves, loaded, multiplied, numbers, room, rounded_16,
-    stored, tiles_done, tiles_shaped, wide,
-)  # fmt: skip
+    cleared,
+    fetched,
+    halves,
+    loaded,
+    multiplied,
+    numbers,
+    room,
+    stored,
+    tiles_done,
+    tiles_shaped,
+)
 
 Cell = int | str
 IN, OUT = 32, 32  # inputs of a tile; outputs of a group: two tiles side by side
 _BLOCK = IN * OUT * 2  # bytes of IN inputs of a group
 _AHEAD = 16384  # bytes that are asked for in advance: the best of 2 to 32 KB
-_U = np.uint32
 
 # Tiles 0 to 3 are sums, [rows 0-15, rows 16-31] x [outputs 0-15, outputs 16-31]; 4 and 5 are the
 # rows, 6 and 7 the weights.
@@ -49,21 +56,31 @@ class Tiles:
         if not suits(weight):  # an unknown instruction would end the process
             raise RuntimeError("no tiles for this weight, or on this processor")
         self.rows, self.columns = weight.shape
+        self.laid = self._order(weight).contiguous()
+
+    def _order(self, weight: Tensor) -> Tensor:
         groups = -(-self.rows // OUT)
         whole = torch.nn.functional.pad(weight.detach(), (0, 0, 0, groups * OUT - self.rows))
         shape = (groups, 2, OUT // 2, self.columns // IN, IN // 2, 2)
-        self.laid = whole.reshape(shape).permute(0, 3, 1, 4, 2, 5).contiguous()
+        return whole.reshape(shape).permute(0, 3, 1, 4, 2, 5)
+
+    def fill(self, weight: Tensor) -> None:
+        """See `Packed`. Its address stays, which programs have."""
+        self.laid.copy_(self._order(weight))
 
     @property
     def place(self) -> tuple[int, int]:
+        """See `Packed`."""
         return self.laid.data_ptr(), self.laid.nbytes
 
     def dense(self) -> Tensor:
+        """See `Packed`."""
         groups, blocks = self.laid.shape[:2]
         whole = self.laid.permute(0, 2, 4, 1, 3, 5).reshape(groups * OUT, blocks * IN)
         return whole[: self.rows].contiguous()
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `Packed`."""
         if x.dtype != torch.bfloat16:
             raise RuntimeError(f"expected rows in bfloat16, got {x.dtype}")
         x = x.contiguous()
@@ -153,14 +170,6 @@ def _sum(weight: int, x: int, rows: int, blocks: int, ahead: int, sums: int) -> 
     _store_1(sums + OUT * 2, OUT * 4)
 
 
-@inlined
-def _rounded(value: float) -> int:
-    """The bits of the bfloat16 next to a float32, the even one of two."""
-    bits = as_bits(value)
-    near = np.uint16((bits + _U(0x7FFF) + ((bits >> _U(16)) & _U(1))) >> _U(16))
-    return np.uint16(0x7FC0) if np.isnan(value) else near
-
-
 def _product(args, member: int, members: int) -> None:  # type: ignore[no-untyped-def]
     """args: addresses of the weight, rows, outputs, bias (0: none); rows, blocks, outputs."""
     weight, x, out, bias, rows, blocks, outputs = (
@@ -181,16 +190,16 @@ def _product(args, member: int, members: int) -> None:  # type: ignore[no-untype
             _sum(place, x + row * blocks * IN * 2, many, blocks, 0 if row else _AHEAD, sums)
             for r in range(many):
                 put, got = out + ((row + r) * outputs + first) * 2, sums + r * OUT * 4
-                if bias:
-                    by, more = floats(got), halves(bias + first * 2)
-                    for i in range(width):
-                        by[i] += wide(more[i])
-                if width == OUT:
-                    rounded_16(got, put)
-                    rounded_16(got + OUT * 2, put + OUT)
-                else:
-                    for i in range(width):
-                        halves(put)[i] = _rounded(floats(got)[i])
+                for part in range(0, width, 16):
+                    values = vector.load(got + part * 4)
+                    if bias:
+                        values = vector.plus(values, vector.halves(bias + (first + part) * 2))
+                    if part + 16 <= width:
+                        vector.put_halves(values, put + part * 2)
+                    else:
+                        vector.put_halves(values, got)
+                        for i in range(part, width):
+                            halves(put)[i] = halves(got)[i - part]
     if shaped:
         tiles_done()
 

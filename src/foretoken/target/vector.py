@@ -1,4 +1,4 @@
-"""16 numbers at once: a vector type for numba, with the few operations that attention needs.
+"""16 numbers at once: a vector type for numba, with the few operations that a forward needs.
 
 numba leaves it to LLVM to find vectors in a loop, which it does not where several addresses might
 overlap. As in `foretoken.target.machine`, each of these is what its name says.
@@ -7,54 +7,44 @@ overlap. As in `foretoken.target.machine`, each of these is what its name says.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.datamodel import PrimitiveModel
-from numba.extending import intrinsic, register_model
+from numba.core import types
+from numba.core.datamodel import PrimitiveModel  # type: ignore[attr-defined]
+from numba.extending import register_model
+
+from foretoken.target.machine import ADDRESS, FLOAT, HALF, INT, WORD, instruction, operation
 
 LANES = 16
-_FLOAT, _INT, _WORD = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-_FLOATS, _INTS, _HALVES = (ir.VectorType(kind, LANES) for kind in (_FLOAT, _INT, ir.IntType(16)))
+_FLOATS, _INTS, _HALVES = (ir.VectorType(kind, LANES) for kind in (FLOAT, INT, HALF))
 
 
-class Floats(types.Type):  # type: ignore[misc]
+class _Bfloat(ir.Type):  # type: ignore[misc]
+    """LLVM's type, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+_BFLOATS = ir.VectorType(_Bfloat(), LANES)
+
+
+class Floats(types.Type):
     """16 float32."""
 
     def __init__(self) -> None:
         super().__init__("Floats")
 
 
-FLOATS = Floats()
+FLOATS: Any = Floats()
 
 
 @register_model(Floats)
-class _Model(PrimitiveModel):  # type: ignore[misc]
+class _Model(PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _FLOATS)
-
-
-Build = Callable[[Any, Sequence[Any]], Any]  # (LLVM's builder, values) -> a value, None
-
-
-def _operation(build: Build, returns: Any, *takes: Any) -> Any:
-    """An operation on these types."""
-
-    def typed(*given: Any) -> Any:
-        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            out = build(builder, values)
-            return context.get_dummy_value() if returns is types.void else out
-
-        return (returns(*takes), generate) if given == takes else None
-
-    by_count: dict[int, Any] = {  # numba wants them named
-        1: lambda _, a: typed(a),
-        2: lambda _, a, b: typed(a, b),
-        3: lambda _, a, b, c: typed(a, b, c),
-    }
-    return intrinsic(by_count[len(takes)])
+        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -70,7 +60,7 @@ def _put(builder: Any, values: Sequence[Any]) -> None:
 
 
 def _splat(builder: Any, value: Any) -> Any:
-    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(_INT, 0))
+    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(INT, 0))
     return builder.shuffle_vector(first, first, ir.Constant(_INTS, [0] * LANES))
 
 
@@ -83,9 +73,7 @@ def _whole(value: int) -> Any:
 
 
 def _intrinsic(builder: Any, name: str, *values: Any) -> Any:
-    kind = ir.FunctionType(_FLOATS, [_FLOATS] * len(values))
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v16f32")
-    return builder.call(function, values)
+    return instruction(builder, f"llvm.{name}.v16f32", _FLOATS, *values)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -101,7 +89,7 @@ _EXP = (
 def _exp(builder: Any, values: Sequence[Any]) -> Any:
     (x,) = values
     least = _constant(-87.0)
-    near = _intrinsic(builder, "maxnum", x, least)
+    near = _intrinsic(builder, "minnum", _intrinsic(builder, "maxnum", x, least), _constant(88.0))
     k = _intrinsic(
         builder, "floor", _fma(builder, near, _constant(1 / math.log(2)), _constant(0.5))
     )
@@ -122,6 +110,29 @@ def _rounded(builder: Any, value: Any) -> Any:
     return builder.lshr(builder.add(builder.add(bits, _whole(0x7FFF)), odd), _whole(16))
 
 
+def _halves(builder: Any, values: Sequence[Any]) -> Any:
+    wide = builder.zext(_load(builder, values[0], _HALVES), _INTS)
+    return builder.bitcast(builder.shl(wide, _whole(16)), _FLOATS)
+
+
+def _put_halves(builder: Any, values: Sequence[Any]) -> None:
+    name = "llvm.x86.avx512bf16.cvtneps2bf16.512"
+    bits = builder.bitcast(instruction(builder, name, _BFLOATS, values[0]), _HALVES)
+    builder.store(bits, _at(builder, values[1], _HALVES), align=1)
+
+
+def _near(builder: Any, values: Sequence[Any]) -> Any:
+    return builder.bitcast(builder.shl(_rounded(builder, values[0]), _whole(16)), _FLOATS)
+
+
+def _total(builder: Any, values: Sequence[Any]) -> Any:
+    (lanes,) = values
+    for s in (8, 4, 2, 1):
+        moved = ir.Constant(_INTS, [(i + s) % LANES for i in range(LANES)])
+        lanes = builder.fadd(lanes, builder.shuffle_vector(lanes, lanes, moved))
+    return builder.extract_element(lanes, ir.Constant(INT, 0))
+
+
 def _put_pair(builder: Any, values: Sequence[Any]) -> None:
     low, high = (_rounded(builder, value) for value in values[:2])
     both = builder.or_(low, builder.shl(high, _whole(16)))
@@ -139,7 +150,7 @@ def _transpose(builder: Any, values: Sequence[Any]) -> None:
     source, stride, put = values
     rows = []
     for i in range(LANES):
-        place = builder.add(source, builder.mul(stride, ir.Constant(_WORD, i)))
+        place = builder.add(source, builder.mul(stride, ir.Constant(WORD, i)))
         rows.append(_load(builder, place, _INTS))
     for s in (1, 2, 4, 8):
         low = [j if not j & s else LANES + j - s for j in range(LANES)]
@@ -150,14 +161,12 @@ def _transpose(builder: Any, values: Sequence[Any]) -> None:
                 rows[i] = builder.shuffle_vector(a, b, ir.Constant(_INTS, low))
                 rows[i + s] = builder.shuffle_vector(a, b, ir.Constant(_INTS, high))
     for i, row in enumerate(rows):
-        place = builder.add(put, ir.Constant(_WORD, i * LANES * 4))
+        place = builder.add(put, ir.Constant(WORD, i * LANES * 4))
         builder.store(row, _at(builder, place, _INTS), align=1)
 
 
 def _low(builder: Any, values: Sequence[Any]) -> Any:
-    return builder.bitcast(
-        builder.shl(_load(builder, values[0], _INTS), _whole(16)), _FLOATS
-    )
+    return builder.bitcast(builder.shl(_load(builder, values[0], _INTS), _whole(16)), _FLOATS)
 
 
 def _high(builder: Any, values: Sequence[Any]) -> Any:
@@ -165,21 +174,28 @@ def _high(builder: Any, values: Sequence[Any]) -> Any:
     return builder.bitcast(kept, _FLOATS)
 
 
-_A, _V = types.int64, FLOATS  # an address, a vector
-splat: Any = _operation(lambda b, v: _splat(b, v[0]), _V, types.float32)
-load: Any = _operation(lambda b, v: _load(b, v[0], _FLOATS), _V, _A)
-put: Any = _operation(_put, types.void, _V, _A)  # where
-plus: Any = _operation(lambda b, v: b.fadd(*v), _V, _V, _V)
-minus: Any = _operation(lambda b, v: b.fsub(*v), _V, _V, _V)
-times: Any = _operation(lambda b, v: b.fmul(*v), _V, _V, _V)
-times_plus: Any = _operation(lambda b, v: _fma(b, *v), _V, _V, _V, _V)
-larger: Any = _operation(lambda b, v: _intrinsic(b, "maxnum", *v), _V, _V, _V)
-# e ** x for x <= 0, 5e-6 off at most; zero where that is below the smallest normal number
-exp: Any = _operation(_exp, _V, _V)
+_A, _V = ADDRESS, FLOATS
+splat: Any = operation(lambda b, v: _splat(b, v[0]), _V, types.float32)
+load: Any = operation(lambda b, v: _load(b, v[0], _FLOATS), _V, _A)
+put: Any = operation(_put, types.void, _V, _A)  # where
+plus: Any = operation(lambda b, v: b.fadd(*v), _V, _V, _V)
+minus: Any = operation(lambda b, v: b.fsub(*v), _V, _V, _V)
+times: Any = operation(lambda b, v: b.fmul(*v), _V, _V, _V)
+over: Any = operation(lambda b, v: b.fdiv(*v), _V, _V, _V)
+total: Any = operation(_total, types.float32, _V)  # of the 16
+times_plus: Any = operation(lambda b, v: _fma(b, *v), _V, _V, _V, _V)
+larger: Any = operation(lambda b, v: _intrinsic(b, "maxnum", *v), _V, _V, _V)
+# e ** x for x <= 88 (that of 88 above), 5e-6 off at most; zero where it is below normal numbers
+exp: Any = operation(_exp, _V, _V)
+# 16 bfloat16 from an address, to one, or as such in float32: rounded to even. In `put_halves` what
+# is below the smallest normal number becomes zero; it needs AVX512-BF16.
+halves: Any = operation(_halves, _V, _A)
+put_halves: Any = operation(_put_halves, types.void, _V, _A)
+near: Any = operation(_near, _V, _V)
 # Pairs of bfloat16, the first in the low halves of 16 words.
-lows: Any = _operation(_low, _V, _A)
-highs: Any = _operation(_high, _V, _A)
-put_pairs: Any = _operation(_put_pair, types.void, _V, _V, _A)  # of numbers, rounded to even
-pair: Any = _operation(_interleave, types.void, _A, _A, _A)  # 16 bfloat16 each -> where
+lows: Any = operation(_low, _V, _A)
+highs: Any = operation(_high, _V, _A)
+put_pairs: Any = operation(_put_pair, types.void, _V, _V, _A)  # of numbers, rounded to even
+pair: Any = operation(_interleave, types.void, _A, _A, _A)  # 16 bfloat16 each -> where
 # 16 x 16 words -> where, transposed; the second: bytes between rows
-transpose: Any = _operation(_transpose, types.void, _A, _A, _A)
+transpose: Any = operation(_transpose, types.void, _A, _A, _A)

@@ -8,7 +8,7 @@ import transformers as tf
 from torch import nn
 from torch.nn import functional as F
 
-from foretoken.target import bfloat, glue, jit
+from foretoken.target import bfloat, glue, jit, tiles
 from foretoken.target.base import Job
 from foretoken.target.cache import array_of
 from foretoken.target.glue import Glued
@@ -20,6 +20,12 @@ from foretoken.target.narrow import Widths, narrow
 from foretoken.tree import EMPTY
 from tests import tiny
 from tests.unit.target.test_lean import CONFIGS, answers
+
+
+@pytest.fixture(autouse=True)
+def _without_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With them there is a faster way (`test_program`)."""
+    monkeypatch.setattr(tiles, "available", lambda: False)
 
 
 def every_bfloat16() -> torch.Tensor:
