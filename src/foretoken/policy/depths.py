@@ -26,7 +26,7 @@ class Depths:
     def __init__(self) -> None:
         self._tried: list[float] = []  # steps in which level d was drafted and level d - 1 stood
         self._stood: list[float] = []
-        self._nodes: list[float] = []
+        self._nodes: list[float] = []  # scored of level d, on average
         self.seconds = 0.0  # of drafting one level, the median of the last ones: the first are slow
         self._levels: deque[float] = deque(maxlen=SAMPLES)
         self._shown = False  # whether the drafter itself tells what a level takes
@@ -34,9 +34,9 @@ class Depths:
     def observe(
         self, by_level: list[int], stood: int, seconds: float | None, judged: int | None = None
     ) -> None:
-        """A step. by_level: nodes drafted in each level; stood: levels that the text went through;
-        seconds: of drafting them all, None for a draft that tells nothing of later ones; judged:
-        levels of which the text tells whether they stood, None for all that were reached."""
+        """A step. by_level: nodes scored of each level that was drafted; stood: levels that the text
+        went through; seconds: of drafting them all, None for a draft that tells nothing of later
+        ones; judged: levels of which the text tells whether they stood, None for all reached."""
         while len(self._tried) < len(by_level):
             self._tried.append(0.0)
             self._stood.append(0.0)

@@ -192,7 +192,7 @@ class Ways:
         if known:
             arm.observe(gain)
         levels = [0] * offer.depth
-        for depth in offer.depths:
+        for depth in step.tree.depths:  # what the policy left of the offer: others cost no row
             levels[depth - 1] += 1
         judged = len(step.verdict.path) + 1
         if shows:  # its own levels, if it drafted
