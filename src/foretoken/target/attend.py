@@ -30,6 +30,7 @@ from foretoken.target.machine import (
 )
 
 QUERIES, COLUMNS = 16, 32  # of a block
+_room = room(2048)
 _F, _U = np.float32, np.uint32
 
 # Tiles 0 and 1 are sums; 2 and 3 are rows of the left side, or the one of the right side; 4 and 5
@@ -63,9 +64,9 @@ def _shape(place: int) -> None:
     parts, bits = numbers(place), halves(place)
     for i in range(8):
         parts[i] = 0
+    for i in range(8):
         bits[8 + i] = 64
     parts[0], parts[6] = 1, 0x1010101010101010
-    bits[8], bits[9] = 64, 64
     tiles_shaped(place)
 
 
@@ -74,7 +75,7 @@ def _pair_values(values: int, columns: int, channels: int, put: int) -> None:
     """put [channels / 32, blocks of columns, 2, 16, 16] pairs of columns = values [columns,
     channels]. What is beyond `columns` is made zero: what weighs nothing must be finite."""
     many = (columns + COLUMNS - 1) // COLUMNS
-    zeros = room()
+    zeros = _room()
     for i in range(32):
         halves(zeros)[i] = np.uint16(0)
     for block in range(many):
@@ -148,8 +149,9 @@ def _mix(weights: int, values: int, many: int, put: int) -> None:
 
 def _attend(args: Any, member: int, members: int) -> None:
     """args: addresses of queries [B, kv, M, D] (and 15 rows more, of anything), keys, values, mask
-    (as `_lay_mask` lays it), out [B, n, kv * M / n, D], scratch; bytes between slots and between
-    heads of keys and values, bytes of scratch for a member; B, kv, M, n, L, D; the scale's bits."""
+    (as `_lay_mask` lays it), out [B, n, kv * M / n * D] as tiles, scratch; bytes between slots and
+    between heads of keys and values, bytes of scratch for a member; B, kv, M, n, L, D; the scale's
+    bits. Every query sees a column at least."""
     b, kv, m, n, length, d = args[9], args[10], args[11], args[12], args[13], args[14]
     scale = as_float(_U(args[15]))
     many, query_blocks = (length + COLUMNS - 1) // COLUMNS, (m + QUERIES - 1) // QUERIES
@@ -159,7 +161,7 @@ def _attend(args: Any, member: int, members: int) -> None:
     weights = scores + padded * 64
     values = weights + padded * 32
     last = values + padded * d * 2
-    own, sums, shape = room(), room(), room()
+    own, sums, shape = _room(), _room(), _room()
     _shape(shape)
     for unit in range(b * kv * member // members, b * kv * (member + 1) // members):
         slot, head = unit // kv, unit % kv
@@ -184,8 +186,9 @@ def _attend(args: Any, member: int, members: int) -> None:
                 for row in range(block * QUERIES, min(m, (block + 1) * QUERIES)):
                     got = own + (row % QUERIES) * 128
                     by = vector.splat(_F(1.0) / floats(sums)[row % QUERIES])
-                    to = (slot * n + row % n) * heads + head * (m // n) + row // n
-                    put = args[4] + (to * d + part) * 2
+                    to, channel = slot * n + row % n, (head * (m // n) + row // n) * d + part
+                    tile = to // 16 * (heads * d // 32) + channel // 32
+                    put = args[4] + tile * 1024 + to % 16 * 64
                     vector.put_halves(vector.times(vector.load(got), by), put)
                     vector.put_halves(vector.times(vector.load(got + 64), by), put + 32)
     tiles_done()
@@ -198,7 +201,7 @@ def _lay_mask(args: Any, member: int, members: int) -> None:
     many = (length + COLUMNS - 1) // COLUMNS
     query_blocks = (m + QUERIES - 1) // QUERIES
     units = b * query_blocks * many
-    part = room()
+    part = _room()
     for unit in range(units * member // members, units * (member + 1) // members):
         block, column = unit // many, unit % many * COLUMNS
         slot, row = block // query_blocks, block % query_blocks * QUERIES

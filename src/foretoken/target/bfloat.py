@@ -137,9 +137,17 @@ def turn(
 # once: sizes are multiples of 32. An eps is given as its bits.
 
 
+@inlined
+def _in_tiles(row: int, at: int, size: int, tile: int) -> int:
+    """Where byte `at` of a row of `size` bytes lies among tiles (`foretoken.target.tiles`)."""
+    return (row // 16 * (size // 64) + at // 64) * tile + row % 16 * 64 + at % 64
+
+
 def _norm_step(args: Any, member: int, members: int) -> None:
-    """args: addresses of x, more (0: none), weight, out; eps, rows, H."""
+    """args: addresses of x, more (0: none), weight, out; eps, rows, H; bytes of 16 rows of 32 of
+    out, if that is tiles, else 0."""
     x, more, weight, out, rows, size = args[0], args[1], args[2], args[3], args[5], args[6]
+    tile = args[7]
     for r in range(rows * member // members, rows * (member + 1) // members):
         row = x + r * size * 2
         squares = vector.splat(_F(0.0))
@@ -147,19 +155,21 @@ def _norm_step(args: Any, member: int, members: int) -> None:
             values = vector.halves(row + at)
             if more:
                 plus = vector.halves(more + r * size * 2 + at)
-                values = vector.near(vector.plus(values, plus))
+                values = vector.rounded(vector.plus(values, plus))
                 vector.put_halves(values, row + at)
             squares = vector.times_plus(values, values, squares)
-        mean = vector.total(squares) / _F(size) + as_float(_U(args[4]))
+        mean = vector.lane_sum(squares) / _F(size) + as_float(_U(args[4]))
         inverse = vector.splat(_F(1.0) / np.sqrt(mean))
         for at in range(0, size * 2, 32):
-            values = vector.near(vector.times(vector.halves(row + at), inverse))
+            values = vector.rounded(vector.times(vector.halves(row + at), inverse))
             values = vector.times(vector.halves(weight + at), values)
-            vector.put_halves(values, out + r * size * 2 + at)
+            put = _in_tiles(r, at, size * 2, tile) if tile else r * size * 2 + at
+            vector.put_halves(values, out + put)
 
 
 def _gate_step(args: Any, member: int, members: int) -> None:
-    """args: addresses of both, out; rows, I. Each member has some of the columns."""
+    """args: addresses of both, out; rows, I; bytes of a tile of out. Each member has some of the
+    columns."""
     rows, size = args[2], args[3]
     blocks = size // 16
     first, last = blocks * member // members * 32, blocks * (member + 1) // members * 32
@@ -168,9 +178,9 @@ def _gate_step(args: Any, member: int, members: int) -> None:
         gates, ups, put = args[0] + r * size * 4, args[0] + (2 * r + 1) * size * 2, args[1]
         for at in range(first, last, 32):
             a = vector.halves(gates + at)
-            a = vector.over(a, vector.plus(one, vector.exp(vector.minus(zero, a))))
-            out = vector.times(vector.near(a), vector.halves(ups + at))
-            vector.put_halves(out, put + r * size * 2 + at)
+            a = vector.divided(a, vector.plus(one, vector.exp(vector.minus(zero, a))))
+            out = vector.times(vector.rounded(a), vector.halves(ups + at))
+            vector.put_halves(out, put + _in_tiles(r, at, size * 2, args[4]))
 
 
 def _turn_step(args: Any, member: int, members: int) -> None:

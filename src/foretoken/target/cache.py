@@ -70,6 +70,7 @@ class KVPool(Cache):  # type: ignore[misc]
         self.rows = 0  # capacity of a slot
         self.handles: list[SlotCache] = []  # live ones are dense: handles[i].slot == i
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._addresses: np.ndarray | None = None
         self._lo, self._hi = 0, 0
         self._starts: Sequence[int] = ()
         self._at: int | tuple[Tensor, Tensor] = 0
@@ -113,12 +114,12 @@ class KVPool(Cache):  # type: ignore[misc]
                 if self.store:
                     new[:, : self.store[i].shape[1], :, : self.rows] = self.store[i]
                 store.append(new)
-        self._arrays = []
+        self._arrays, self._addresses = [], None
         self.store, self.rows = store, rows  # last: out of memory leaves the sessions as they were
 
     def clear(self) -> None:
         """Give all memory back; nobody has a slot."""
-        self.store, self.rows, self._arrays = [], 0, []
+        self.store, self.rows, self._arrays, self._addresses = [], 0, [], None
 
     def release(self, handle: SlotCache) -> None:
         """Free a slot; the last one moves into the hole, so that the live slots stay dense."""
@@ -163,11 +164,6 @@ class KVPool(Cache):  # type: ignore[misc]
         """Called by every attention layer: store [B, H, n, D], give back [B, H, length, D]."""
         return self._put(layer_idx, 0, key), self._put(layer_idx, 1, value)
 
-    @property
-    def first(self) -> int:
-        """Slot of the placed forward's first session; the others' follow."""
-        return self._lo
-
     def held(self) -> list[tuple[Tensor, Tensor]]:
         """What the placed forward attends to: keys and values [B, H, length, D] of each layer."""
         whole = [rows[:, self._lo : self._hi, :, : self._length].unbind() for rows in self.store]
@@ -183,6 +179,21 @@ class KVPool(Cache):  # type: ignore[misc]
                 for layer in self._layers()
             ]
         return self._arrays
+
+    def addresses(self) -> tuple[np.ndarray, tuple[int, int]]:
+        """([layers, 6] for each layer: where its keys and its values lie, where those of the placed
+        forward's first session lie, bytes between slots and between heads; (slots, rows)). Good
+        until the pool grows."""
+        if self._addresses is None:
+            self._addresses = np.array(
+                [
+                    (*(2 * (keys.ctypes.data, values.ctypes.data)), *keys.strides[:2])
+                    for keys, values in self.arrays()
+                ]
+            )
+        out = self._addresses.copy()
+        out[:, 2:4] += self._lo * out[:, 4:5]
+        return out, (self.store[0].shape[1], self.rows)
 
     def _layers(self) -> list[int]:
         return [layer for layer, side in self._where if not side]

@@ -14,7 +14,7 @@ from foretoken.errors import CapabilityError, ConfigError
 from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.base import Job, reads_alone
 from foretoken.target.cache import KVPool, ShapeProbe, SlotCache
-from foretoken.target.lean import lean
+from foretoken.target.lean import Lean, lean
 from foretoken.target.linear import made_by_height, packing
 from foretoken.target.pack import Packed, Packer, Rows
 from foretoken.target.shapes import BITWISE_SHAPES, ROUNDED_SHAPES, Shapes
@@ -81,12 +81,16 @@ class HFTarget:
         )
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self.pool = KVPool(self._probe_shapes(), self.dtype, self.device)
-        self._lean = lean(model, self._windows)
-        if self._lean is not None:
-            self._lean.prepare(self.pool)
+        self._lean = self._lean_forward()
         self._hidden: Tensor | None = None  # [B, rows, H] of the last forward, if watched
         if model.config.model_type not in TESTED:
             try_tree(self)
+
+    def _lean_forward(self) -> Lean | None:
+        made = lean(self.model, self._windows)
+        if made is not None:
+            made.prepare(self.pool)
+        return made
 
     def _shapes_for(self, exact: str) -> Shapes:
         if exact == "bitwise":
@@ -130,7 +134,7 @@ class HFTarget:
     def new_cache(self, capacity: int) -> SlotCache:
         """See `Target`."""
         if self._lean is not None and not self._lean.stands():
-            self._lean = lean(self.model, self._windows)  # somebody changed the model meanwhile
+            self._lean = self._lean_forward()  # somebody changed the model meanwhile
         return self.pool.acquire(capacity)
 
     def score(self, jobs: Sequence[Job]) -> list[Scores]:

@@ -27,7 +27,7 @@ from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_h
 
 from foretoken.target.attention import FOLDED, folded_attention
 from foretoken.target.cache import KVPool
-from foretoken.target.linear import hooked
+from foretoken.target.linear import hooked, packing
 from foretoken.target.suited import rope_types
 from foretoken.target.widen import FAMILIES
 
@@ -55,14 +55,18 @@ def lean(model: Any, windows: Mapping[str, int | None]) -> Lean | None:
 def _kinds_for(model: Any) -> list[type[Lean]]:
     """The fastest first."""
     first = next(model.parameters())
-    if first.dtype == torch.bfloat16 and first.device.type == "cpu":
+    kinds: list[type[Lean]] = [Lean]
+    here = first.dtype == torch.bfloat16 and first.device.type == "cpu"
+    if here and model.config.hidden_act == "silu":
         with suppress(ImportError):  # no numba for this Python, or this numpy
             from foretoken.target.glue import Glued  # numba takes half a second to import
-            from foretoken.target.program import Program
 
-            if model.config.hidden_act == "silu":
-                return [Program, Glued, Lean]
-    return [Lean]
+            kinds.insert(0, Glued)
+            if "tiles" in packing(model).split():
+                from foretoken.target.program import Program
+
+                kinds.insert(0, Program)
+    return kinds
 
 
 class Lean:

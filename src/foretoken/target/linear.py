@@ -30,7 +30,7 @@ TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 PACK_ROWS = 16  # the row count that oneDNN lays the weight out for; others stay correct
 
 
-class Packed(Protocol):
+class PackedWeight(Protocol):
     """A weight [out, in] in an order that is made for its product."""
 
     name: str
@@ -52,7 +52,7 @@ class Packed(Protocol):
 
 
 class _Blocked:
-    """In oneDNN's blocked layout; see `Packed`."""
+    """In oneDNN's blocked layout; see `PackedWeight`."""
 
     name = "packed"
 
@@ -78,9 +78,15 @@ class _Blocked:
         return out
 
 
-def _tiles(weight: Tensor) -> type[Packed] | None:
+def has_amx() -> bool:
+    """Whether the processor has AMX's tiles."""
+    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # PyTorch's, since 2.6
+    return asked is not None and bool(asked())
+
+
+def _tiles(weight: Tensor) -> type[PackedWeight] | None:
     """What lays a weight as tiles, where that can be."""
-    if weight.dtype == torch.bfloat16:
+    if weight.dtype == torch.bfloat16 and has_amx():
         with suppress(ImportError):  # no numba for this Python
             from foretoken.target.tiles import Tiles, suits
 
@@ -88,7 +94,7 @@ def _tiles(weight: Tensor) -> type[Packed] | None:
     return None
 
 
-def _laid(weight: Tensor) -> Packed:
+def _laid(weight: Tensor) -> PackedWeight:
     """The best there is for a weight here."""
     return (_tiles(weight) or _Blocked)(weight)
 
@@ -101,7 +107,8 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.dtype = linear.weight.dtype
         self.packed = _laid(linear.weight.detach())
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        bias: Tensor | None = linear.bias
+        self.bias = None if bias is None else bias.detach().to(self.dtype).contiguous()
         self.handle = next(_numbers)
         _LAYERS[self.handle] = self
 
@@ -239,9 +246,9 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 def made_by_height(model: nn.Module) -> bool:
     """Whether products are made for every row count anew, which takes a millisecond for each kind
     of layer: by oneDNN, for bfloat16 and for packed weights."""
-    if packing(model).startswith("tiles"):
-        return False
-    first = next(model.parameters())
+    first, names = next(model.parameters()), set(packing(model).split())
+    if "tiles" in names and not any(type(module) is nn.Linear for module in model.modules()):
+        return "packed" in names
     if first.dtype == torch.bfloat16:
         return can_pack(first.dtype, first.device)
     return is_packed(model)

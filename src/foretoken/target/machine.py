@@ -99,14 +99,17 @@ call_step: Any = operation(_call(VOID, WORD, WORD, WORD), types.void, *[types.in
 call_parallel: Any = operation(_parallel, types.void, *[types.int64] * 4)
 
 
-def _room(builder: Any, _: Sequence[Any]) -> Any:
-    kind = ir.ArrayType(BYTE, 4096)
-    place: Any = cgutils.alloca_once(builder, kind)  # type: ignore[no-untyped-call]
-    place.align = _LINE
-    return builder.ptrtoint(place, WORD)
+def room(size: int) -> Any:
+    """The address of so many bytes of the function's own, of any content."""
 
+    def build(builder: Any, _: Sequence[Any]) -> Any:
+        kind = ir.ArrayType(BYTE, size)
+        with builder.goto_entry_block():  # once a call, also where it stands in a loop
+            place = builder.alloca(kind)
+        place.align = _LINE
+        return builder.ptrtoint(place, WORD)
 
-room: Any = operation(_room, ADDRESS)  # the address of 4 KB of the function's own
+    return operation(build, ADDRESS)
 
 
 def _tile(name: str, *tiles: int, takes: int = 0) -> Any:

@@ -20,12 +20,11 @@ from foretoken.target import attend, bfloat, team
 from foretoken.target.cache import KVPool
 from foretoken.target.glue import DTYPE, Glued
 from foretoken.target.lean import norms
-from foretoken.target.linear import PackedLinear, hooked, side_by_side
-from foretoken.target.tiles import IN, Tiles
+from foretoken.target.linear import Joined, PackedLinear, hooked, side_by_side
+from foretoken.target.tiles import IN, Tiles, laid_size
 
 _ALIGN = 64  # bytes
-# Of a layer's keys and values: where they lie, where those of the forward's first session lie,
-# bytes between sessions and between heads.
+# Of a layer, as `KVPool.addresses` gives them.
 _PLANES = ("keys", "values", "own keys", "own values", "per slot", "per head")
 
 
@@ -53,29 +52,37 @@ class Program(Glued):
 
     name = "program"
 
+    def __init__(self, model: Any, windows: Mapping[str, int | None]) -> None:
+        super().__init__(model, windows)
+        self._spare: list[np.ndarray] = []  # memory of forwards that are over
+        self._written: _Written | None = None
+
     def stands(self) -> bool:
         """See `Lean`. Every linear layer of it has to be tiles, and nothing more."""
         if not super().stands():
             return False
-        layers = list(self._tiled())
-        if len(layers) < len(self._found) or layers[0].module.self_attn.head_dim % IN:
+        layers, inner = list(self._tiled()), self._model.model
+        if len(layers) < len(self._found) or not all(map(_fits, layers)):
             return False
-        self._written = _Written(layers, [each.window for each in self._found], self._model.model)
-        self._spare: list[np.ndarray] = []  # memory of forwards that are over
-        self._planes: tuple[Any, np.ndarray] = (None, np.empty(0))
+        sizes = {(each.module.self_attn.head_dim, each.down.tiles.rows) for each in layers}
+        if len(sizes) > 1 or not inner.norm.weight.is_contiguous():
+            return False
+        parts = _parts(layers, inner)
+        if self._written is None or self._written.parts != parts:
+            self._written = _Written(layers, [each.window for each in self._found], inner, parts)
         return True
 
     def _tiled(self) -> Iterator[_Layer]:
         """Its layers, up to the first that has another product."""
         for layer in self.layers():
             a, mlp = layer.self_attn, layer.mlp
-            called = (
+            called: tuple[Any, ...] = (
                 side_by_side((a.q_proj, a.k_proj, a.v_proj)), a.o_proj,
                 side_by_side((mlp.gate_proj, mlp.up_proj)), mlp.down_proj,
             )  # fmt: skip
             parts = []
             for each in called:
-                if not isinstance(each, PackedLinear) or hooked(each):
+                if type(each) not in (PackedLinear, Joined) or hooked(each):
                     return
                 if not isinstance(each.packed, Tiles):
                     return
@@ -88,12 +95,16 @@ class Program(Glued):
     ) -> Tensor:  # fmt: skip
         """See `Lean`."""
         written, inner = self._written, self._model.model
+        assert written is not None  # it stands
         (b, n), (m, length) = ids.shape, next(iter(masks.values())).shape[-2:]
-        states = inner.embed_tokens(ids).clone()  # the program writes to it
+        # the program writes to it
+        states = inner.embed_tokens(ids).clone(memory_format=torch.contiguous_format)
+        if states.dtype != DTYPE:
+            raise RuntimeError(f"the embedding gives {states.dtype}, the layers read {DTYPE}")
         read = torch.empty(states.shape, dtype=DTYPE)  # what the output layer reads
         cos, sin = self.table(length, states)
         at, (slots, to) = positions.contiguous(), pool.written(n)
-        planes, (plane_slots, plane_rows) = self._addresses(pool)
+        planes, (plane_slots, plane_rows) = pool.addresses()
         share = -(-attend.scratch(m, length, written.channels) // _ALIGN) * _ALIGN
         sizes = written.sizes(b, n, m, length) | {"scratch": share * torch.get_num_threads()}
         memory, addresses = self._memory(sizes)
@@ -119,29 +130,56 @@ class Program(Glued):
         except IndexError:
             memory = np.empty(0, np.uint8)
         if memory.size < needed:
-            memory = np.empty(needed, np.uint8)
+            memory = np.empty(2 * needed, np.uint8)  # the text grows
         start = -(-memory.ctypes.data // _ALIGN) * _ALIGN
         places = [start, *(start + ends[:-1]).tolist()]
         return memory, dict(zip(sizes, places, strict=True))
 
-    def _addresses(self, pool: KVPool) -> tuple[np.ndarray, tuple[int, int]]:
-        """[layers, 6], see _PLANES; slots and rows of the pool."""
-        arrays = pool.arrays()
-        if self._planes[0] is not arrays:
-            found = [
-                (k.ctypes.data, v.ctypes.data, k.ctypes.data, v.ctypes.data, *k.strides[:2])
-                for k, v in arrays
-            ]
-            self._planes = (arrays, np.array(found, np.int64))
-        planes = self._planes[1].copy()
-        planes[:, 2:4] += pool.first * planes[:, 4:5]
-        return planes, (arrays[0][0].shape[0], arrays[0][0].shape[2])
+
+def _fits(each: _Layer) -> bool:
+    """Whether the sizes of a layer are those that its steps go by."""
+    a, hidden = each.module.self_attn, each.down.tiles.rows
+    d, heads, looks = a.head_dim, each.o.tiles.columns, each.looks.tiles.rows
+    kv = (looks - heads) // 2
+    return (
+        d % IN == 0
+        and kv > 0
+        and kv % d == 0
+        and looks == heads + 2 * kv
+        and heads == kv * a.num_key_value_groups
+        and {each.looks.tiles.columns, each.gates.tiles.columns, each.o.tiles.rows} == {hidden}
+        and each.gates.tiles.rows == 2 * each.down.tiles.columns
+        and all(norm.weight.is_contiguous() for norm in _norms(each.module))
+    )
+
+
+def _norms(layer: Any) -> list[Any]:
+    return [layer.input_layernorm, *norms(layer.self_attn), layer.post_attention_layernorm]
+
+
+def _parts(layers: Sequence[_Layer], inner: Any) -> list[tuple[Any, ...]]:
+    """What a program was written for: it has the addresses of these."""
+    out: list[tuple[Any, ...]] = []
+    for each in layers:
+        products = (each.looks, each.o, each.gates, each.down)
+        out.append((id(each.module), each.module.self_attn.scaling))
+        out += [(id(product.tiles), id(product.bias)) for product in products]
+    for norm in [norm for each in layers for norm in _norms(each.module)] + [inner.norm]:
+        out.append((norm.weight.data_ptr(), norm.variance_epsilon))
+    return out
 
 
 class _Written:
     """The program of a model, with holes."""
 
-    def __init__(self, layers: Sequence[_Layer], windows: Sequence[int | None], inner: Any) -> None:
+    def __init__(
+        self,
+        layers: Sequence[_Layer],
+        windows: Sequence[int | None],
+        inner: Any,
+        parts: list[tuple[Any, ...]],
+    ) -> None:
+        self.parts = parts
         self.windows = list(dict.fromkeys(windows))
         self._rows: list[list[int | str]] = []
         self._kept: list[Any] = [layers]  # whose addresses it has
@@ -157,7 +195,7 @@ class _Written:
         for i, (layer, window) in enumerate(zip(layers, windows, strict=True)):
             self._layer(i, layer, more, f"laid {window}", attention)
             more = "made"
-        self._norm(more, inner.norm)
+        self._norm(more, inner.norm, "read", 0)
         names = {cell for row in self._rows for cell in row if isinstance(cell, str)}
         planes = [f"{name} {i}" for i in range(len(layers)) for name in _PLANES]
         self._names = sorted(names - set(planes))
@@ -173,11 +211,10 @@ class _Written:
 
     def sizes(self, b: int, n: int, m: int, length: int) -> dict[str, int]:
         """Bytes of what lies between the steps."""
-        channels = {
-            "rows": self._looks, "seen": self._seen, "made": self._hidden, "both": self._gates,
-            "gated": self._gates // 2,
-        }  # fmt: skip
-        out = {name: b * n * many * 2 for name, many in channels.items()}
+        rows = {"rows": self._looks, "made": self._hidden, "both": self._gates}
+        tiles = {"normed": self._hidden, "seen": self._seen, "gated": self._gates // 2}
+        out = {name: b * n * many * 2 for name, many in rows.items()}
+        out |= {name: laid_size(b * n, many) for name, many in tiles.items()}
         out["folded"] = b * n * self._seen * 2 + 16 * self.channels * 2
         laid = b * attend.blocks(m, attend.QUERIES) * attend.blocks(length, attend.COLUMNS) * 1024
         return out | {f"laid {window}": laid for window in self.windows}
@@ -188,14 +225,17 @@ class _Written:
         out: np.ndarray = self._fixed + np.concatenate((given, planes.reshape(-1)))[self._holes]
         return out
 
-    def _norm(self, more: int | str, norm: Any) -> None:
-        weight, eps = self._of(norm)
-        self._rows.append([bfloat.steps()[0], "x", more, weight, "read", eps, "r", self._hidden])
+    def _norm(
+        self, more: int | str, norm: Any, out: str = "normed", tile: int = laid_size(16, IN)
+    ) -> None:
+        step, (weight, eps) = bfloat.steps()[0], self._of(norm)
+        self._rows.append([step, "x", more, weight, out, eps, "r", self._hidden, tile])
 
     def _of(self, norm: Any) -> tuple[int, int]:
         """Address of its weight, bits of its eps."""
-        self._kept.append(norm.weight)
-        return norm.weight.data_ptr(), _bits(norm.variance_epsilon)
+        weight = norm.weight.detach()  # its memory, whatever the parameter becomes
+        self._kept.append(weight)
+        return weight.data_ptr(), _bits(norm.variance_epsilon)
 
     def _layer(self, i: int, each: _Layer, more: int | str, laid: str, attention: int) -> None:
         _, gate, turn = bfloat.steps()
@@ -206,7 +246,7 @@ class _Written:
         keys, values, own_keys, own_values, per_slot, per_head = (f"{at} {i}" for at in _PLANES)
         self._norm(more, layer.input_layernorm)
         self._rows += [
-            each.looks.step("read", "rows"),
+            each.looks.step("normed", "rows"),
             [turn, "rows", q, k, "cos", "sin", "positions", keys, values, "slots", "to", "folded",
              q_eps, k_eps, "b", "n", heads, kv, d, "plane slots", "plane rows"],
             [attention, "folded", own_keys, own_values, laid, "seen", "scratch", per_slot,
@@ -215,8 +255,8 @@ class _Written:
         ]  # fmt: skip
         self._norm("made", layer.post_attention_layernorm)
         self._rows += [
-            each.gates.step("read", "both"),
-            [gate, "both", "gated", "r", each.gates.tiles.rows // 2],
+            each.gates.step("normed", "both"),
+            [gate, "both", "gated", "r", each.gates.tiles.rows // 2, laid_size(16, IN)],
             each.down.step("gated", "made"),
         ]
 

@@ -10,7 +10,7 @@ it is about.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,21 +37,15 @@ class OpenMP(NamedTuple):
 
 @cache
 def openmp() -> OpenMP | None:
-    """PyTorch's; None where it is not found (it is looked for on Linux only)."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    files = {line.split(maxsplit=5)[-1] for line in lines if ".so" in line}
-    # PyTorch's own copy before another library's
-    for file in sorted(files, key=lambda file: ("torch" not in file, file)):
-        if Path(file).name.startswith(("libgomp", "libiomp5")):
-            try:
-                library = ctypes.CDLL(file)
-                found = [ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in _NAMES]
-            except (OSError, AttributeError):
-                continue
-            return OpenMP(*(each.value or 0 for each in found))
+    """What PyTorch itself is bound to: what the process has first, else what its library needs.
+    None where that is no OpenMP of GNU's interface."""
+    for library in (None, Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"):
+        try:
+            loaded = ctypes.CDLL(None if library is None else str(library))
+            found = [ctypes.cast(getattr(loaded, name), ctypes.c_void_p) for name in _NAMES]
+        except (OSError, AttributeError, TypeError):  # another system's libraries
+            continue
+        return OpenMP(*(each.value or 0 for each in found))
     return None
 
 
@@ -84,6 +78,11 @@ def _alone(program: Array) -> None:
 def _together(program: Array, parallel: int, member: int, shared: Array, threads: int) -> None:
     shared[0], shared[1] = program.ctypes.data, program.shape[0]
     call_parallel(parallel, member, np.int64(shared.ctypes.data), threads)
+
+
+def program(*steps: Sequence[int]) -> Array:
+    """A program of these steps: the address of each, and its arguments."""
+    return np.array([[*each, *[0] * (WIDTH - len(each))] for each in steps])
 
 
 def run(program: Array) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sys
 from functools import cache
+from typing import Any
 
-import numpy as np
 import torch
+from numba.core.registry import cpu_target
 from torch import Tensor
 
 from foretoken.target import team, vector
@@ -21,6 +22,7 @@ from foretoken.target.jit import inlined
 from foretoken.target.machine import (
     cleared,
     fetched,
+    floats,
     halves,
     loaded,
     multiplied,
@@ -29,11 +31,14 @@ from foretoken.target.machine import (
     stored,
     tiles_done,
     tiles_shaped,
+    wide,
 )
 
 Cell = int | str
 IN, OUT = 32, 32  # inputs of a tile; outputs of a group: two tiles side by side
 _BLOCK = IN * OUT * 2  # bytes of IN inputs of a group
+_TILE = 1024  # bytes of 16 rows of IN inputs
+_FEATURES = ("amx-tile", "amx-bf16", "avx512f", "avx512bf16")
 _AHEAD = 16384  # bytes that are asked for in advance: the best of 2 to 32 KB
 
 # Tiles 0 to 3 are sums, [rows 0-15, rows 16-31] x [outputs 0-15, outputs 16-31]; 4 and 5 are the
@@ -41,6 +46,7 @@ _AHEAD = 16384  # bytes that are asked for in advance: the best of 2 to 32 KB
 _clear_0, _clear_1, _clear_2, _clear_3 = cleared[:4]
 _store_0, _store_1, _store_2, _store_3 = stored[:4]
 _load_4, _load_5, _load_6, _load_7 = loaded[4:]
+_sums_room, _shape_room = room(32 * OUT * 4), room(64)
 _add_0, _add_1 = multiplied(0, 4, 6), multiplied(1, 4, 7)
 _add_2, _add_3 = multiplied(2, 5, 6), multiplied(3, 5, 7)
 
@@ -48,7 +54,7 @@ _add_2, _add_3 = multiplied(2, 5, 6), multiplied(3, 5, 7)
 class Tiles:
     """A weight [out, in] in bfloat16 as tiles, [out / 32, in / 32, 2, 16, 16, 2]: groups of
     outputs, blocks of inputs, halves of a group, pairs of inputs, outputs, the two of a pair. See
-    `foretoken.target.linear.Packed`."""
+    `foretoken.target.linear.PackedWeight`."""
 
     name = "tiles"
 
@@ -65,43 +71,59 @@ class Tiles:
         return whole.reshape(shape).permute(0, 3, 1, 4, 2, 5)
 
     def fill(self, weight: Tensor) -> None:
-        """See `Packed`. Its address stays, which programs have."""
+        """See `PackedWeight`. Its address stays, which programs have."""
         self.laid.copy_(self._order(weight))
 
     @property
     def place(self) -> tuple[int, int]:
-        """See `Packed`."""
+        """See `PackedWeight`."""
         return self.laid.data_ptr(), self.laid.nbytes
 
     def dense(self) -> Tensor:
-        """See `Packed`."""
+        """See `PackedWeight`."""
         groups, blocks = self.laid.shape[:2]
         whole = self.laid.permute(0, 2, 4, 1, 3, 5).reshape(groups * OUT, blocks * IN)
         return whole[: self.rows].contiguous()
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """See `Packed`."""
-        if x.dtype != torch.bfloat16:
-            raise RuntimeError(f"expected rows in bfloat16, got {x.dtype}")
+        """See `PackedWeight`."""
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+            raise RuntimeError(f"expected rows in bfloat16 on the CPU, got {x.dtype} on {x.device}")
+        if x.shape[-1] != self.columns:
+            raise RuntimeError(f"expected rows of {self.columns} numbers, got {x.shape[-1]}")
         x = x.contiguous()
         out = torch.empty(*x.shape[:-1], self.rows, dtype=torch.bfloat16)
-        start = 0 if bias is None else bias.data_ptr()
-        step = self.step(x.data_ptr(), out.data_ptr(), x.numel() // self.columns, start)
-        team.run(np.array([step + [0] * (team.WIDTH - len(step))]))
+        rows, start = out.numel() // self.rows, 0 if bias is None else bias.data_ptr()
+        laid = torch.empty(laid_size(rows, self.columns) // 2, dtype=torch.bfloat16)
+        lay = [_steps()[0], x.data_ptr(), laid.data_ptr(), rows, self.columns // IN]
+        team.run(team.program(lay, self.step(laid.data_ptr(), out.data_ptr(), rows, start)))
         return out
 
-    def step(self, x: Cell, out: Cell, rows: Cell, bias: Cell) -> list[Cell]:
-        """The product as a step of a program: addresses of x [rows, in], of out [rows, out], how
+    def step(self, x: Cell, out: Cell, rows: Cell, bias: Cell) -> list[Any]:
+        """The product as a step of a program: addresses of x, laid, and of out [rows, out], how
         many rows, and the address of the bias (0: none), or the names of what is filled in."""
-        return [_step(), self.laid.data_ptr(), x, out, bias, rows, self.laid.shape[1], self.rows]
+        place, blocks = self.laid.data_ptr(), self.laid.shape[1]
+        return [_steps()[1], place, x, out, bias, rows, blocks, self.rows]
+
+
+def laid_size(rows: int, columns: int) -> int:
+    """Bytes of rows [rows, columns] as tiles: [rows / 16, columns / 32, 16, 32]. A tile is read
+    whole from neighbouring lines; rows that are a power of two apart would share a few lines of a
+    cache."""
+    return -(-rows // 16) * 16 * columns * 2
 
 
 @cache
 def available() -> bool:
-    """Whether this processor has the tiles and this process may use them."""
+    """Whether this processor has the tiles, this process may use them, numba compiles for them, and
+    the threads are PyTorch's own."""
     if not sys.platform.startswith("linux") or not torch.cpu._is_amx_tile_supported():
         return False
-    return bool(torch.cpu._init_amx())
+    if not torch.cpu._init_amx() or (team.openmp() is None and torch.get_num_threads() > 1):
+        return False
+    # numba may have been told of another processor: LLVM would end the process
+    features = set(cpu_target.target_context.codegen().magic_tuple()[2].split(","))
+    return {f"+{name}" for name in _FEATURES} <= features
 
 
 def suits(weight: Tensor) -> bool:
@@ -112,49 +134,34 @@ def suits(weight: Tensor) -> bool:
 
 @inlined
 def _shape(place: int, rows: int) -> None:
-    """Tiles of 1 to 32 rows; `place` is room for 64 bytes."""
+    """Tiles for 1 to 32 rows, those of weights of 16; `place` is room for 64 bytes."""
     parts, bits = numbers(place), halves(place)
     for i in range(8):
         parts[i] = 0
     parts[0] = 1  # the one palette there is
-    first, second = min(rows, 16), max(rows - 16, 1)
     for i in range(8):
         bits[8 + i] = 64  # bytes of a row
-    # counts of rows, one byte each
-    parts[6] = (
-        first | first << 8 | second << 16 | second << 24 | first << 32 | second << 40
-        | 16 << 48 | 16 << 56
-    )  # fmt: skip
+    first, second = min(rows, 16), max(rows - 16, 1)
+    # rows of each, a byte: twice the sums of the first rows, of the second, both rows, the weights
+    parts[6] = first * 0x0000000100000101 | second * 0x0000010001010000 | 0x1010000000000000
     tiles_shaped(place)
 
 
 @inlined
-def _sum(weight: int, x: int, rows: int, blocks: int, ahead: int, sums: int) -> None:
-    """sums [rows, OUT] float32 = x W^T of one group and up to 32 rows."""
-    stride = blocks * IN * 2
-    below = x + 16 * stride
+def _sum(weight: int, x: int, below: int, blocks: int, ahead: int, sums: int) -> None:
+    """sums [32, OUT] float32 = x W^T of one group. x, below: strips of 16 rows, the second 0 where
+    there are no more; ahead: bytes in advance that weights are asked for, 0: they are near."""
     _clear_0()
     _clear_1()
-    if rows <= 16:
-        for _ in range(blocks):
-            for line in range(0, _BLOCK, 64):
-                fetched(weight + ahead + line)
-            _load_4(x, stride)
-            _load_6(weight, 64)
-            _add_0()
-            _load_7(weight + _BLOCK // 2, 64)
-            _add_1()
-            weight += _BLOCK
-            x += IN * 2
-    else:
+    if below:
         _clear_2()
         _clear_3()
         for _ in range(blocks):
             if ahead:
                 for line in range(0, _BLOCK, 64):
                     fetched(weight + ahead + line)
-            _load_4(x, stride)
-            _load_5(below, stride)
+            _load_4(x, 64)
+            _load_5(below, 64)
             _load_6(weight, 64)
             _add_0()
             _add_2()
@@ -162,48 +169,80 @@ def _sum(weight: int, x: int, rows: int, blocks: int, ahead: int, sums: int) -> 
             _add_1()
             _add_3()
             weight += _BLOCK
-            x += IN * 2
-            below += IN * 2
+            x += _TILE
+            below += _TILE
         _store_2(sums + 16 * OUT * 4, OUT * 4)
         _store_3(sums + 16 * OUT * 4 + OUT * 2, OUT * 4)
+    else:
+        for _ in range(blocks):
+            if ahead:
+                for line in range(0, _BLOCK, 64):
+                    fetched(weight + ahead + line)
+            _load_4(x, 64)
+            _load_6(weight, 64)
+            _add_0()
+            _load_7(weight + _BLOCK // 2, 64)
+            _add_1()
+            weight += _BLOCK
+            x += _TILE
     _store_0(sums, OUT * 4)
     _store_1(sums + OUT * 2, OUT * 4)
 
 
-def _product(args, member: int, members: int) -> None:  # type: ignore[no-untyped-def]
-    """args: addresses of the weight, rows, outputs, bias (0: none); rows, blocks, outputs."""
+@inlined
+def _round(sums: int, rows: int, bias: int, put: int, stride: int, width: int) -> None:
+    """`width` outputs of each row are written, with their bias (0: none)."""
+    for r in range(rows):
+        to, got = put + r * stride, sums + r * OUT * 4
+        for part in range(0, width, 16):
+            if part + 16 <= width:
+                values = vector.load(got + part * 4)
+                if bias:
+                    values = vector.plus(values, vector.halves(bias + part * 2))
+                vector.put_halves(values, to + part * 2)
+            else:  # no further than they reach
+                for i in range(part, width if bias else 0):
+                    floats(got)[i] += wide(halves(bias)[i])
+                vector.put_halves(vector.load(got + part * 4), got)
+                for i in range(part, width):
+                    halves(to)[i] = halves(got)[i - part]
+
+
+def _lay(args: Any, member: int, members: int) -> None:
+    """args: addresses of rows, of where they are laid; rows, blocks."""
+    rows, blocks = args[2], args[3]
+    for r in range(rows * member // members, rows * (member + 1) // members):
+        source, put = args[0] + r * blocks * 64, args[1] + r // 16 * blocks * _TILE + r % 16 * 64
+        for block in range(blocks):
+            a, b = numbers(source + block * 64), numbers(put + block * _TILE)
+            for i in range(8):
+                b[i] = a[i]
+
+
+def _product(args: Any, member: int, members: int) -> None:
+    """args: addresses of the weight, rows (laid), outputs, bias (0: none); rows, blocks, outputs.
+    Each member has some of the groups, and reads them once."""
     weight, x, out, bias, rows, blocks, outputs = (
         args[0], args[1], args[2], args[3], args[4], args[5], args[6],
     )  # fmt: skip
-    groups = (outputs + OUT - 1) // OUT
-    sums, shape = room(), room()
+    groups, sums, shape = (outputs + OUT - 1) // OUT, _sums_room(), _shape_room()
     shaped = 0
     for group in range(groups * member // members, groups * (member + 1) // members):
-        first = group * OUT
-        width = min(OUT, outputs - first)
+        first, place = group * OUT, weight + group * blocks * _BLOCK
         for row in range(0, rows, 32):
             many = min(32, rows - row)
             if many != shaped:
                 _shape(shape, many)
                 shaped = many
-            place = weight + group * blocks * _BLOCK
-            _sum(place, x + row * blocks * IN * 2, many, blocks, 0 if row else _AHEAD, sums)
-            for r in range(many):
-                put, got = out + ((row + r) * outputs + first) * 2, sums + r * OUT * 4
-                for part in range(0, width, 16):
-                    values = vector.load(got + part * 4)
-                    if bias:
-                        values = vector.plus(values, vector.halves(bias + (first + part) * 2))
-                    if part + 16 <= width:
-                        vector.put_halves(values, put + part * 2)
-                    else:
-                        vector.put_halves(values, got)
-                        for i in range(part, width):
-                            halves(put)[i] = halves(got)[i - part]
+            strip = x + row // 16 * blocks * _TILE
+            below = strip + blocks * _TILE if many > 16 else 0
+            _sum(place, strip, below, blocks, 0 if row else _AHEAD, sums)
+            to, more = out + (row * outputs + first) * 2, bias + first * 2 if bias else 0
+            _round(sums, many, more, to, outputs * 2, min(OUT, outputs - first))
     if shaped:
         tiles_done()
 
 
 @cache
-def _step() -> int:
-    return team.step(_product)
+def _steps() -> tuple[int, int]:
+    return team.step(_lay), team.step(_product)

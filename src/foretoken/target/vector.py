@@ -181,8 +181,8 @@ put: Any = operation(_put, types.void, _V, _A)  # where
 plus: Any = operation(lambda b, v: b.fadd(*v), _V, _V, _V)
 minus: Any = operation(lambda b, v: b.fsub(*v), _V, _V, _V)
 times: Any = operation(lambda b, v: b.fmul(*v), _V, _V, _V)
-over: Any = operation(lambda b, v: b.fdiv(*v), _V, _V, _V)
-total: Any = operation(_total, types.float32, _V)  # of the 16
+divided: Any = operation(lambda b, v: b.fdiv(*v), _V, _V, _V)
+lane_sum: Any = operation(_total, types.float32, _V)  # of the 16
 times_plus: Any = operation(lambda b, v: _fma(b, *v), _V, _V, _V, _V)
 larger: Any = operation(lambda b, v: _intrinsic(b, "maxnum", *v), _V, _V, _V)
 # e ** x for x <= 88 (that of 88 above), 5e-6 off at most; zero where it is below normal numbers
@@ -191,7 +191,7 @@ exp: Any = operation(_exp, _V, _V)
 # is below the smallest normal number becomes zero; it needs AVX512-BF16.
 halves: Any = operation(_halves, _V, _A)
 put_halves: Any = operation(_put_halves, types.void, _V, _A)
-near: Any = operation(_near, _V, _V)
+rounded: Any = operation(_near, _V, _V)
 # Pairs of bfloat16, the first in the low halves of 16 words.
 lows: Any = operation(_low, _V, _A)
 highs: Any = operation(_high, _V, _A)

@@ -37,9 +37,10 @@ def run(q: Tensor, planes: tuple[Tensor, Tensor], mask: Tensor, n: int, scale: f
     (b, kv, m, d), length, (keys, values) = q.shape, mask.shape[-1], planes
     padded = torch.full((b * kv * m + 15, d), float("nan")).bfloat16()
     padded[: b * kv * m] = q.view(-1, d)
-    out = torch.empty(b, n, kv * m // n, d).bfloat16()
-    blocks = attend.blocks(m, attend.QUERIES) * attend.blocks(length, attend.COLUMNS)
-    laid = torch.empty(b * blocks * 512).bfloat16()
+    blocks = kv * m // n * d // 32
+    out = torch.empty(-(-b * n // 16), blocks, 16, 32).bfloat16()
+    many = attend.blocks(m, attend.QUERIES) * attend.blocks(length, attend.COLUMNS)
+    laid = torch.empty(b * many * 512).bfloat16()
     share = -(-attend.scratch(m, length, d) // 64) * 64
     memory = torch.empty(share * torch.get_num_threads() + 64, dtype=torch.uint8)
     lay, attention = attend.steps()
@@ -52,8 +53,8 @@ def run(q: Tensor, planes: tuple[Tensor, Tensor], mask: Tensor, n: int, scale: f
             int(np.float32(scale).view(np.uint32)),
         ],
     ]  # fmt: skip
-    team.run(np.array([row + [0] * (team.WIDTH - len(row)) for row in rows]))
-    return out
+    team.run(team.program(*rows))
+    return out.transpose(1, 2).reshape(-1, blocks * 32)[: b * n].view(b, n, -1, d)
 
 
 def case(shape: tuple[int, ...]) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -208,3 +209,60 @@ def test_rows_that_are_watched_are_the_output_layers() -> None:
     head = target.model.get_output_embeddings()
     assert scores.hidden["final"].shape == (3, SIZES["hidden_size"])
     assert torch.equal(head(scores.hidden["final"]), scores.logits)
+
+
+def test_every_bias() -> None:
+    """Of all the linear layers, also those that most families have without."""
+    config = tf.LlamaConfig(**{**tiny._GQA, **SIZES}, attention_bias=True, mlp_bias=True)
+    model = tiny.make(config, std=0.08)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) / 4)
+    model = model.bfloat16()
+    set_attention(model)
+    pack_linears(model, join=True)
+    close(model)
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_larger_heads(head_dim: int) -> None:
+    model = tiny.make(tf.Qwen3Config(**{**tiny._GQA, **SIZES, "head_dim": head_dim}), std=0.08)
+    model = model.bfloat16()
+    set_attention(model)
+    pack_linears(model, join=True)
+    close(model)
+
+
+def test_a_norm_whose_memory_is_swapped_while_a_text_runs() -> None:
+    model = made("llama")
+    (target,) = kinds(model, Program)
+    cache = target.new_cache(8)
+    before = target.score([Job(cache, [1, 2], EMPTY)])[0].logits
+    norm = model.model.layers[0].input_layernorm
+    norm.weight.data = torch.full_like(norm.weight.data, 3.0)
+    assert torch.equal(target.score([Job(cache, [1, 2], EMPTY)])[0].logits, before)
+    other = target.new_cache(8)  # from the next session on
+    assert not torch.equal(target.score([Job(other, [1, 2], EMPTY)])[0].logits, before)
+
+
+def test_two_targets_of_one_model_in_two_threads() -> None:
+    model = made("qwen2")
+    targets = kinds(model, Program, Program)
+    want = answers(targets[0])
+
+    def often(target: HFTarget) -> None:
+        for _ in range(5):
+            for mine, theirs in zip(answers(target), want, strict=True):
+                assert torch.equal(mine, theirs)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(often, targets))
+
+
+def test_an_embedding_of_another_type_is_no_crash() -> None:
+    model = made("llama")
+    (target,) = kinds(model, Program)
+    model.model.embed_tokens.register_forward_hook(lambda _m, _i, out: out.float())
+    with pytest.raises(RuntimeError, match=r"embedding gives torch.float32"):
+        target.score([Job(target.new_cache(8), [1, 2], EMPTY)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,14 @@ from foretoken.target import team
 from foretoken.target.machine import numbers
 
 MANY = 1000
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux")
+    or (
+        "GOMP" not in torch.__config__.parallel_info()
+        and "OpenMP" not in torch.__config__.parallel_info()
+    ),
+    reason="PyTorch's threads are not OpenMP's",
+)
 
 
 def _add(args: Any, member: int, members: int) -> None:
@@ -27,10 +37,6 @@ def _add(args: Any, member: int, members: int) -> None:
 def _note(args: Any, member: int, members: int) -> None:
     """args: the address of one number for each member."""
     numbers(args[0])[member] = members
-
-
-def program(*rows: list[int]) -> np.ndarray:
-    return np.array([row + [0] * (team.WIDTH - len(row)) for row in rows])
 
 
 @pytest.fixture(params=(1, 2, 3))
@@ -48,7 +54,7 @@ def doubled(times: int) -> None:
         [add, *([b.ctypes.data, a.ctypes.data] if i % 2 else [a.ctypes.data, b.ctypes.data]), MANY]
         for i in range(times)
     ]
-    team.run(program(*steps))
+    team.run(team.program(*steps))
     assert ((b if times % 2 else a) == (MANY - 1) * 2 ** (times - 1)).all()
 
 
@@ -67,12 +73,15 @@ def test_several_threads_of_python_have_a_team_each() -> None:
 @pytest.mark.usefixtures("_threads")
 def test_as_many_members_as_pytorch_has_threads() -> None:
     seen = np.zeros(8, np.int64)
-    team.run(program([team.step(_note), seen.ctypes.data]))
-    many = torch.get_num_threads() if team.openmp() else 1
+    team.run(team.program([team.step(_note), seen.ctypes.data]))
+    many = torch.get_num_threads()
     assert seen.tolist() == [many] * many + [0] * (8 - many)
 
 
 def test_the_library_is_pytorchs() -> None:
-    if not Path("/proc/self/maps").exists():
-        pytest.skip("looked for on Linux only")
-    assert team.openmp() is None or all(team.openmp())
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    theirs = ctypes.cast(library.GOMP_parallel, ctypes.c_void_p).value
+    found = team.openmp()
+    assert found is not None
+    assert found.parallel == theirs
+    assert all(found)

@@ -74,8 +74,17 @@ def test_what_has_no_tiles() -> None:
         assert not suits(other)
         with pytest.raises(RuntimeError, match="no tiles"):
             Tiles(other)
-    with pytest.raises(RuntimeError, match="expected rows in bfloat16, got torch.float32"):
+    with pytest.raises(
+        RuntimeError, match="expected rows in bfloat16 on the CPU, got torch.float32"
+    ):
         Tiles(weight(32, 32)).product(torch.zeros(1, 32), None)
+    with pytest.raises(RuntimeError, match="expected rows of 32 numbers, got 64"):
+        Tiles(weight(32, 32)).product(torch.zeros(1, 64).bfloat16(), None)
+
+
+def test_only_what_numba_compiles_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiles, "_FEATURES", (*tiles._FEATURES, "of-another-processor"))
+    assert not tiles.available.__wrapped__()
 
 
 def test_without_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:

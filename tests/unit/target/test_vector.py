@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,12 +16,12 @@ def _all(args: Any, member: int, members: int) -> None:
     vector.put(vector.plus(a, b), out)
     vector.put(vector.minus(a, b), out + 64)
     vector.put(vector.times(a, b), out + 128)
-    vector.put(vector.over(a, b), out + 192)
+    vector.put(vector.divided(a, b), out + 192)
     vector.put(vector.times_plus(a, b, c), out + 256)
     vector.put(vector.larger(a, b), out + 320)
     vector.put(vector.exp(a), out + 384)
-    vector.put(vector.near(a), out + 448)
-    vector.put(vector.splat(vector.total(a)), out + 512)
+    vector.put(vector.rounded(a), out + 448)
+    vector.put(vector.splat(vector.lane_sum(a)), out + 512)
 
 
 def _bits(args: Any, member: int, members: int) -> None:
@@ -43,9 +42,14 @@ def _round(args: Any, member: int, members: int) -> None:
         vector.put_halves(vector.load(args[0] + i * 4), args[1] + i * 2)
 
 
+def _exps(args: Any, member: int, members: int) -> None:
+    """args: addresses of x, out; how many."""
+    for i in range(0, args[2] * 4, 64):
+        vector.put(vector.exp(vector.load(args[0] + i)), args[1] + i)
+
+
 def run(function: Any, *args: int) -> None:
-    row = [team.step(function), *args]
-    team.run(np.array([row + [0] * (team.WIDTH - len(row))]))
+    team.run(team.program([team.step(function), *args]))
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,17 @@ def test_numbers() -> None:
     for mine, theirs in zip(out, want, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     assert torch.equal(out[7], want[7])
+
+
+def test_exp_over_its_range() -> None:
+    x = torch.cat([torch.linspace(-86.99, 88.0, 15986), torch.tensor([-87.5, -1e30, -torch.inf])])
+    x = torch.cat([x, torch.tensor([89.0, 1e30, torch.inf, -0.0, 0.0, 1.0])])
+    x = torch.nn.functional.pad(x, (0, -x.numel() % 16))
+    out = torch.empty_like(x)
+    run(_exps, x.data_ptr(), out.data_ptr(), x.numel())
+    want = x.double().clamp(max=88.0).exp()
+    want[x < -87.0] = 0.0
+    torch.testing.assert_close(out.double(), want, rtol=6e-6, atol=0)
 
 
 def test_pairs_and_words() -> None:
