@@ -45,7 +45,7 @@ class LmDrafter(Drafter):
     """
 
     grows: ClassVar[type[Growth]]  # takes the form's own options by name
-    nodes = 6
+    nodes = 12
     runs_model = True
     gives = frozenset({"levels", "entropy", "hidden"})
 
@@ -58,7 +58,7 @@ class LmDrafter(Drafter):
             "'drafter' beside the target's weights",
         )
         domain: str = Field("", description="whose tables a sketched folder is loaded with")
-        depth: int = Field(6, ge=1, le=64, description="levels at most: forwards per step")
+        depth: int = Field(12, ge=1, le=64, description="levels at most: forwards per step")
         temperature: float | None = Field(
             None,
             gt=0.0,

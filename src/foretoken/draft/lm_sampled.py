@@ -39,4 +39,4 @@ class LmSampled(LmDrafter):
     emits: Kind = "sampled"
     grows = Chain
     verifier = "block"
-    nodes = 6
+    nodes = 12

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from foretoken.draft.growth import Growth
+from foretoken.draft.growth import UNDERFLOW, Choice, Growth
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Budget
@@ -46,15 +46,12 @@ class BestFirst(Growth):
 
     def grow(self, logprobs: Tensor) -> None:
         """See the base class."""
-        rows = zip(self.frontier, self.likeliest(logprobs, self.budget.nodes), strict=True)
-        candidates = sorted(
-            ((self.above(node) + log, node, token, log)
-             for node, choices in rows for token, log in choices),
-            key=lambda candidate: -candidate[0],
-        )[: self.budget.nodes]  # fmt: skip
+        full = len(self._best) == self.budget.nodes
+        last = min(self.joint[node] for node in self._best) if full else -math.inf
         fresh = len(self.tokens)
-        for _, node, token, log in candidates:
-            self.take(node, [(token, log)])
+        for node, choice in self._likeliest_paths(logprobs):
+            if self.above(node) + choice[1] > last:  # a full draft has no place for others
+                self.take(node, [choice])
         everyone = [*self._best, *range(fresh, len(self.tokens))]
         # stable: among equals the one that grew first, hence a parent before its child
         everyone.sort(key=lambda node: -self.joint[node])
@@ -64,6 +61,21 @@ class BestFirst(Growth):
         last = min(self.joint[node] for node in self._best) if full else -math.inf
         self.advance(node for node in self._best if node >= fresh and self.joint[node] > last)
         self.frontier = self.frontier[: self.width]  # they grew likeliest first
+
+    def _likeliest_paths(self, logprobs: Tensor) -> list[tuple[int, Choice]]:
+        """As many as the draft may have nodes, of all rows together, best first: whose child each
+        is, and its choice."""
+        above, (rows, vocab) = [self.above(node) for node in self.frontier], logprobs.shape
+        joint = (logprobs + torch.tensor(above, dtype=logprobs.dtype)[:, None]).reshape(-1)
+        places = joint.topk(min(self.budget.nodes, rows * vocab)).indices
+        logs = logprobs.reshape(-1)[places].tolist()
+        out: list[tuple[int, Choice]] = []
+        for place, log in zip(places.tolist(), logs, strict=True):
+            row, token = divmod(place, vocab)
+            if log >= max(self._least - above[row], UNDERFLOW):
+                out.append((self.frontier[row], (token, min(log, 0.0))))
+        out.sort(key=lambda path: -(self.above(path[0]) + path[1][1]))
+        return out
 
     def fresh(self, first: int) -> list[int]:
         """Those that are among the best."""

@@ -55,7 +55,7 @@ class Osd(Drafter):
     source = "Liu et al. 2310.07177, ICML 2024"
     emits: Kind = "sampled"
     verifier = "block"
-    nodes = 6
+    nodes = 12
     runs_model = trains = True
     gives = frozenset({"levels", "entropy", "hidden"})
 
@@ -70,7 +70,7 @@ class Osd(Drafter):
         form: Literal["lm-sampled", "lm", "lm-top-k"] = Field(
             "lm-sampled", description="the drafter whose form drafts have"
         )
-        depth: int = Field(6, ge=1, le=64, description="levels at most: forwards per step")
+        depth: int = Field(12, ge=1, le=64, description="levels at most: forwards per step")
         temperature: float | None = Field(
             None,
             gt=0.0,

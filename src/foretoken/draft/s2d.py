@@ -47,7 +47,7 @@ class S2d(LmDrafter):
     emits: Kind = "sampled"
     grows = Chain
     verifier = "block"
-    nodes = 6
+    nodes = 12
 
     class Options(LmDrafter.Options):
         """Which exits, and how sure they must be."""

@@ -51,7 +51,7 @@ class VocabTrim(LmDrafter):
     emits: Kind = "sampled"
     grows = Chain
     verifier = "block"
-    nodes = 6
+    nodes = 12
 
     class Options(LmDrafter.Options):
         """Which tokens, and whether they follow the target."""

@@ -35,8 +35,8 @@ class Depths:
         self, by_level: list[int], stood: int, seconds: float | None, judged: int | None = None
     ) -> None:
         """A step. by_level: nodes scored of each level that was drafted; stood: levels that the
-        text went through; seconds: of drafting them all, None for a draft that tells nothing of later
-        ones; judged: levels of which the text tells whether they stood, None for all reached."""
+        text went through; seconds: of drafting them all, None for a draft that tells nothing of
+        later ones; judged: levels of which the text tells whether they stood, None for all."""
         while len(self._tried) < len(by_level):
             self._tried.append(0.0)
             self._stood.append(0.0)

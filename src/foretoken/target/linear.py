@@ -12,14 +12,15 @@ a large weight is read faster than small ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import accumulate
 from itertools import count as _count
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+
+from foretoken.target.weights import as_tiles, laid
 
 _numbers = _count()
 # weights from which packing pays: smaller ones stay in the processor's cache, but as tiles they can
@@ -27,76 +28,6 @@ _numbers = _count()
 WORTH, TILES_WORTH = 1 << 19, 1 << 12
 # children of one module that read the same input, by the names of Llama and those after it
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-PACK_ROWS = 16  # the row count that oneDNN lays the weight out for; others stay correct
-
-
-class PackedWeight(Protocol):
-    """A weight [out, in] in an order that is made for its product."""
-
-    name: str
-
-    def __init__(self, weight: Tensor) -> None: ...
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """(address, bytes)."""
-
-    def dense(self) -> Tensor:
-        """[out, in]: the weight as it was given."""
-
-    def fill(self, weight: Tensor) -> None:
-        """Another weight of this shape takes its place, as soon as the next product."""
-
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., in] -> x W^T + bias [..., out]."""
-
-
-class _Blocked:
-    """In oneDNN's blocked layout; see `PackedWeight`."""
-
-    name = "packed"
-
-    def __init__(self, weight: Tensor) -> None:
-        self.fill(weight)
-
-    @property
-    def place(self) -> tuple[int, int]:
-        mkldnn = torch.ops.mkldnn
-        return int(mkldnn.data_ptr(self._packed)), int(mkldnn._nbytes(self._packed))
-
-    def dense(self) -> Tensor:
-        weight: Tensor = self._packed.to_dense()
-        return weight
-
-    def fill(self, weight: Tensor) -> None:
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
-
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x.contiguous(), self._packed, bias, "none", [], ""
-        )
-        return out
-
-
-def has_amx() -> bool:
-    """Whether the processor has AMX's tiles."""
-    asked = getattr(torch.cpu, "_is_amx_tile_supported", None)  # PyTorch's, since 2.6
-    return asked is not None and bool(asked())
-
-
-def _tiles(weight: Tensor) -> type[PackedWeight] | None:
-    """What lays a weight as tiles, where that can be."""
-    if weight.dtype == torch.bfloat16 and has_amx():
-        with suppress(ImportError):  # no numba for this Python
-            from foretoken.target.tiles import Tiles, suits
-
-            return Tiles if suits(weight) else None
-    return None
-
-
-def _laid(weight: Tensor) -> PackedWeight:
-    """The best there is for a weight here."""
-    return (_tiles(weight) or _Blocked)(weight)
 
 
 class PackedLinear(nn.Module):
@@ -106,7 +37,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.dtype = linear.weight.dtype
-        self.packed = _laid(linear.weight.detach())
+        self.packed = laid(linear.weight.detach())
         bias: Tensor | None = linear.bias
         self.bias = None if bias is None else bias.detach().to(self.dtype).contiguous()
         self.handle = next(_numbers)
@@ -131,6 +62,32 @@ class PackedLinear(nn.Module):
             traced: Tensor = packed_linear(x, self.handle, self.out_features)
             return traced
         return self.packed.product(x, self.bias)
+
+
+class HalfLinear(PackedLinear):
+    """A float32 layer whose product is taken in bfloat16, its sums left in float32: half of the
+    weight's bytes are read. The weight itself is kept."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self._whole = linear.weight.detach()
+        half = nn.Linear(linear.in_features, linear.out_features, device="meta")
+        half.weight = nn.Parameter(self._whole.bfloat16(), requires_grad=False)
+        half.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().bfloat16())
+        super().__init__(half)
+
+    def dense(self) -> Tensor:
+        """[out, in]: the weight as it was given."""
+        return self._whole
+
+    def refill(self, weight: Tensor) -> None:
+        """See the base class."""
+        self._whole = weight.detach().to(self._whole.dtype)
+        super().refill(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out], float32."""
+        out: Tensor = self.packed.product(x.bfloat16(), self.bias, torch.float32)
+        return out
 
 
 class Joined(PackedLinear):
@@ -285,16 +242,18 @@ def pack_linears(model: nn.Module, join: bool = False) -> int:
 
 
 def pack_head(model: Any) -> None:
-    """Replace the output layer alone, if it is a large nn.Linear."""
+    """Replace the output layer alone, if it is a large nn.Linear, of a model that drafts: by one in
+    bfloat16 where the processor has tiles."""
     head = model.get_output_embeddings()
     if type(head) is nn.Linear and _worth([head]):
-        model.set_output_embeddings(PackedLinear(head))
+        half = head.weight.dtype == torch.float32 and as_tiles(head.weight[:0].bfloat16())
+        model.set_output_embeddings(HalfLinear(head) if half else PackedLinear(head))
 
 
 def _worth(layers: Sequence[nn.Linear], join: bool = False) -> bool:
     """Whether these, taken together, are large enough."""
     weights = sum(layer.weight.numel() for layer in layers)
-    tiled = join and all(_tiles(layer.weight) for layer in layers)
+    tiled = join and all(as_tiles(layer.weight) for layer in layers)
     return weights >= (TILES_WORTH if tiled else WORTH)
 
 

@@ -54,7 +54,7 @@ _add_2, _add_3 = multiplied(2, 5, 6), multiplied(3, 5, 7)
 class Tiles:
     """A weight [out, in] in bfloat16 as tiles, [out / 32, in / 32, 2, 16, 16, 2]: groups of
     outputs, blocks of inputs, halves of a group, pairs of inputs, outputs, the two of a pair. See
-    `foretoken.target.linear.PackedWeight`."""
+    `foretoken.target.weights.PackedWeight`."""
 
     name = "tiles"
 
@@ -85,18 +85,19 @@ class Tiles:
         whole = self.laid.permute(0, 2, 4, 1, 3, 5).reshape(groups * OUT, blocks * IN)
         return whole[: self.rows].contiguous()
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
         """See `PackedWeight`."""
         if x.dtype != torch.bfloat16 or x.device.type != "cpu":
             raise RuntimeError(f"expected rows in bfloat16 on the CPU, got {x.dtype} on {x.device}")
         if x.shape[-1] != self.columns:
             raise RuntimeError(f"expected rows of {self.columns} numbers, got {x.shape[-1]}")
         x = x.contiguous()
-        out = torch.empty(*x.shape[:-1], self.rows, dtype=torch.bfloat16)
+        out = torch.empty(*x.shape[:-1], self.rows, dtype=dtype or x.dtype)
         rows, start = out.numel() // self.rows, 0 if bias is None else bias.data_ptr()
         laid = torch.empty(laid_size(rows, self.columns) // 2, dtype=torch.bfloat16)
         lay = [_steps()[0], x.data_ptr(), laid.data_ptr(), rows, self.columns // IN]
-        team.run(team.program(lay, self.step(laid.data_ptr(), out.data_ptr(), rows, start)))
+        step = self.step(laid.data_ptr(), out.data_ptr(), rows, start)
+        team.run(team.program(lay, [*step, out.element_size()]))
         return out
 
     def step(self, x: Cell, out: Cell, rows: Cell, bias: Cell) -> list[Any]:
@@ -208,6 +209,15 @@ def _round(sums: int, rows: int, bias: int, put: int, stride: int, width: int) -
                     halves(to)[i] = halves(got)[i - part]
 
 
+@inlined
+def _copy(sums: int, rows: int, bias: int, put: int, stride: int, width: int) -> None:
+    """As `_round`, in float32."""
+    for r in range(rows):
+        to, got = floats(put + r * stride), floats(sums + r * OUT * 4)
+        for i in range(width):
+            to[i] = got[i] + wide(halves(bias)[i]) if bias else got[i]
+
+
 def _lay(args: Any, member: int, members: int) -> None:
     """args: addresses of rows, of where they are laid; rows, blocks."""
     rows, blocks = args[2], args[3]
@@ -220,8 +230,8 @@ def _lay(args: Any, member: int, members: int) -> None:
 
 
 def _product(args: Any, member: int, members: int) -> None:
-    """args: addresses of the weight, rows (laid), outputs, bias (0: none); rows, blocks, outputs.
-    Each member has some of the groups, and reads them once."""
+    """args: addresses of the weight, rows (laid), outputs, bias (0: none); rows, blocks, outputs;
+    bytes of an output, 4 for float32. Each member has some of the groups, and reads them once."""
     weight, x, out, bias, rows, blocks, outputs = (
         args[0], args[1], args[2], args[3], args[4], args[5], args[6],
     )  # fmt: skip
@@ -237,8 +247,11 @@ def _product(args: Any, member: int, members: int) -> None:
             strip = x + row // 16 * blocks * _TILE
             below = strip + blocks * _TILE if many > 16 else 0
             _sum(place, strip, below, blocks, 0 if row else _AHEAD, sums)
-            to, more = out + (row * outputs + first) * 2, bias + first * 2 if bias else 0
-            _round(sums, many, more, to, outputs * 2, min(OUT, outputs - first))
+            more, width = bias + first * 2 if bias else 0, min(OUT, outputs - first)
+            if args[7] == 4:
+                _copy(sums, many, more, out + (row * outputs + first) * 4, outputs * 4, width)
+            else:
+                _round(sums, many, more, out + (row * outputs + first) * 2, outputs * 2, width)
     if shaped:
         tiles_done()
 

@@ -323,7 +323,7 @@ class TestBuilding:
                 like.nodes,
             )
             assert made.gives == like.gives
-            assert make(form=form, depth=3).nodes == like.nodes // 2
+            assert make(form=form, depth=6).nodes == like.nodes // 2
 
     @pytest.mark.parametrize(
         ("name", "value"), [("form", "lm-rsd-s"), ("loss", "kl"), ("interval", -1), ("foo", 1)]

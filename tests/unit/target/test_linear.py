@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from foretoken.target.linear import (
+    HalfLinear,
     Joined,
     PackedLinear,
     PackedPart,
@@ -15,6 +16,7 @@ from foretoken.target.linear import (
     pack_linears,
     side_by_side,
 )
+from foretoken.target.weights import as_tiles
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(
@@ -165,3 +167,19 @@ def test_threads_do_not_read_each_others_products() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.skipif(not as_tiles(torch.zeros(0, 32).bfloat16()), reason="a processor without AMX")
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_that_is_multiplied_in_half(bias: bool) -> None:
+    """Inputs and weights are rounded, sums are not; the weight is kept."""
+    linear = nn.Linear(64, 100, bias=bias)
+    layer = HalfLinear(linear)
+    assert torch.equal(layer.dense(), linear.weight)
+    for x in (torch.randn(3, 64), torch.randn(2, 19, 64)):
+        more = linear.bias.bfloat16().double() if bias else 0
+        want = x.bfloat16().double() @ linear.weight.bfloat16().double().T + more
+        assert layer(x).dtype == torch.float32
+        torch.testing.assert_close(layer(x).double(), want, rtol=1e-5, atol=1e-5)
+    layer.refill(-linear.weight)
+    torch.testing.assert_close(layer(x).double(), 2 * more - want, rtol=1e-5, atol=1e-5)

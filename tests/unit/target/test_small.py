@@ -15,7 +15,7 @@ from foretoken.target import small
 from foretoken.target.base import Job
 from foretoken.target.hf import HFTarget
 from foretoken.target.lean import Lean
-from foretoken.target.linear import WORTH, PackedLinear, can_pack, pack_head
+from foretoken.target.linear import WORTH, HalfLinear, PackedLinear, can_pack, pack_head
 from foretoken.target.load import set_attention
 from foretoken.target.narrow import Widths, narrow
 from foretoken.target.small import SmallTarget, may_loop, small_target, suited, target_like
@@ -264,5 +264,6 @@ def test_a_large_output_layer_is_packed_and_the_others_are_not() -> None:
     assert isinstance(model.get_output_embeddings(), PackedLinear)
     ours = small_target(model)
     assert isinstance(ours, SmallTarget)
+    off = 0.05 if isinstance(model.get_output_embeddings(), HalfLinear) else 5e-5
     for mine, theirs in zip(answers(ours), answers(HFTarget(own)), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=5e-5, rtol=5e-5)
+        torch.testing.assert_close(mine, theirs, atol=off, rtol=off)
