@@ -163,12 +163,17 @@ def _attend(args: Any, member: int, members: int) -> None:
     last = values + padded * d * 2
     own, sums, shape = _room(), _room(), _room()
     _shape(shape)
-    for unit in range(b * kv * member // members, b * kv * (member + 1) // members):
-        slot, head = unit // kv, unit % kv
+    # heads, and where there are fewer than members, parts of their queries
+    shares = min((members + b * kv - 1) // (b * kv), query_blocks)
+    units = b * kv * shares
+    for unit in range(units * member // members, units * (member + 1) // members):
+        one, share = unit // shares, unit % shares
+        slot, head = one // kv, one % kv
         place = slot * args[6] + head * args[7]
         keys = args[1] + place
-        for block in range(query_blocks):
-            rows, put = args[0] + (unit * m + block * QUERIES) * d * 2, queries + block * d * 32
+        begin, end = query_blocks * share // shares, query_blocks * (share + 1) // shares
+        for block in range(begin, end):
+            rows, put = args[0] + (one * m + block * QUERIES) * d * 2, queries + block * d * 32
             for part in range(d // 32):
                 vector.transpose(rows + part * 64, d * 2, put + part * 1024)
         _pair_values(args[2] + place, length, d, values)
@@ -177,7 +182,7 @@ def _attend(args: Any, member: int, members: int) -> None:
             count = (length % COLUMNS) * d
             for i in range(COLUMNS * d):
                 rest[i] = from_[i] if i < count else np.uint16(0)
-        for block in range(query_blocks):
+        for block in range(begin, end):
             mask = args[3] + (slot * query_blocks + block) * padded * 32
             _score(keys, last, queries + block * d * 32, length, d, scores)
             _weigh(scores, mask, padded, scale, weights, sums)

@@ -107,6 +107,8 @@ class SmallTarget(HFTarget):
         columns = config.num_hidden_layers * config.num_attention_heads * _head_size(config)
         self._per_column = 2 * columns
         self._weights: list[loops.Weights] = []
+        self._scales: list[float] = []
+        self._last: Any = None  # norm
         first = self.new_cache(1)  # compiles now, and not while a draft is timed
         self.score([Job(first, [0], EMPTY)])
         first.release()
@@ -123,6 +125,8 @@ class SmallTarget(HFTarget):
             self._lean = None  # somebody hooked into a layer meanwhile
         if self._lean is not None:
             self._weights = [self._of_layer(layer) for layer in self._lean.layers()]
+            self._scales = [layer.self_attn.scaling for layer in self._lean.layers()]
+            self._last = self._norm(self.model.model.norm)
         return cache
 
     def _of_layer(self, layer: Any) -> Any:
@@ -163,10 +167,10 @@ class SmallTarget(HFTarget):
         cos, sin = (table.numpy()[at] for table in lean.table(int(at.max()) + 1, states))
         where = (*self.pool.written(n), np.array([rows.base for rows in batch]))
         sees, arrays = _seen(batch, views, n), self.pool.arrays()
-        for planes, weights, layer in zip(arrays, self._weights, lean.layers(), strict=True):
+        for planes, weights, scale in zip(arrays, self._weights, self._scales, strict=True):
             place = loops.Place(*planes, *where, sees)
-            loops.layer(x, cos, sin, place, weights, layer.self_attn.scaling)
-        loops.rms(x, self._norm(inner.norm), x)
+            loops.layer(x, cos, sin, place, weights, scale)
+        loops.rms(x, self._last, x)
         return states
 
     @staticmethod

@@ -24,7 +24,7 @@ def _with_tiles() -> None:
         pytest.skip("a processor without AMX")
 
 
-@pytest.fixture(params=(1, 3), autouse=True)
+@pytest.fixture(params=(1, 3, 7), autouse=True)  # more than heads
 def _threads(request: pytest.FixtureRequest):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
