@@ -105,6 +105,7 @@ class Program(Glued):
         cos, sin = self.table(length, states)
         at, (slots, to) = positions.contiguous(), pool.written(n)
         planes, (plane_slots, plane_rows) = pool.addresses()
+        held = pool.store  # this memory stays until the program is over
         share = -(-attend.scratch(m, length, written.channels) // _ALIGN) * _ALIGN
         sizes = written.sizes(b, n, m, length) | {"scratch": share * torch.get_num_threads()}
         memory, addresses = self._memory(sizes)
@@ -116,6 +117,7 @@ class Program(Glued):
         }  # fmt: skip
         values |= {f"mask {window}": masks[window].data_ptr() for window in written.windows}
         team.run(written.filled(values, planes))
+        del held
         self._spare.append(memory)
         logits: Tensor = self._model.get_output_embeddings()(read[:, kept])
         return logits
