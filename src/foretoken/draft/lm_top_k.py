@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -65,16 +66,16 @@ class BestFirst(Growth):
     def _likeliest_paths(self, logprobs: Tensor) -> list[tuple[int, Choice]]:
         """As many as the draft may have nodes, of all rows together, best first: whose child each
         is, and its choice."""
-        above, (rows, vocab) = [self.above(node) for node in self.frontier], logprobs.shape
-        joint = (logprobs + torch.tensor(above, dtype=logprobs.dtype)[:, None]).reshape(-1)
-        places = joint.topk(min(self.budget.nodes, rows * vocab)).indices
-        logs = logprobs.reshape(-1)[places].tolist()
+        # the best of each row first: fewer and smaller operations than with all rows at once
+        top = logprobs.topk(min(self.budget.nodes, logprobs.shape[-1]), dim=-1)
+        logs, tokens = top.values.double().numpy(), top.indices.numpy()
+        above = np.array([self.above(node) for node in self.frontier])
+        best = np.argsort(-(logs + above[:, None]), axis=None, kind="stable")[: self.budget.nodes]
         out: list[tuple[int, Choice]] = []
-        for place, log in zip(places.tolist(), logs, strict=True):
-            row, token = divmod(place, vocab)
+        for row, place in zip(*np.unravel_index(best, logs.shape), strict=True):
+            log = float(logs[row, place])
             if log >= max(self._least - above[row], UNDERFLOW):
-                out.append((self.frontier[row], (token, min(log, 0.0))))
-        out.sort(key=lambda path: -(self.above(path[0]) + path[1][1]))
+                out.append((self.frontier[row], (int(tokens[row, place]), min(log, 0.0))))
         return out
 
     def fresh(self, first: int) -> list[int]:
