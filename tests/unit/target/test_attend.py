@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from foretoken.target import attend, team, tiles
+from foretoken.target import attend, team
 
 # sessions, heads of keys, queries' heads for each, rows, columns, channels
 SHAPES = (
@@ -16,20 +16,10 @@ SHAPES = (
     (2, 3, 1, 40, 33, 96), (1, 1, 3, 6, 500, 32),
 )  # fmt: skip
 CAPACITY = 512
-
-
-@pytest.fixture(autouse=True)
-def _with_tiles() -> None:
-    if not tiles.available():
-        pytest.skip("a processor without AMX")
-
-
-@pytest.fixture(params=(1, 3, 7), autouse=True)  # more than heads
-def _threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [
+    pytest.mark.usefixtures("with_tiles", "threads"),
+    pytest.mark.parametrize("threads", [1, 3, 7], indirect=True),  # also more than heads
+]
 
 
 def run(q: Tensor, planes: tuple[Tensor, Tensor], mask: Tensor, n: int, scale: float) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 import transformers as tf
 from torch import Tensor, nn
 
-from foretoken.target import tiles
 from foretoken.target.base import Job
 from foretoken.target.glue import Glued
 from foretoken.target.hf import HFTarget
@@ -24,16 +23,11 @@ from foretoken.tree import EMPTY, DraftTree
 from tests import tiny
 from tests.unit.target.test_lean import CONFIGS, answers
 
+pytestmark = pytest.mark.usefixtures("with_tiles")
 SIZES = {"hidden_size": 128, "intermediate_size": 96, "head_dim": 32}
 
 
-@pytest.fixture(autouse=True)
-def _with_tiles() -> None:
-    if not tiles.available():
-        pytest.skip("a processor without AMX")
-
-
-def made(name: str, *cut: Any) -> nn.Module:
+def made(name: str, *cut: Widths) -> nn.Module:
     """In bfloat16 and packed; norms and biases are what a wrong place would show."""
     config = copy.deepcopy(CONFIGS[name])
     for key, value in SIZES.items():
@@ -45,6 +39,10 @@ def made(name: str, *cut: Any) -> nn.Module:
                 parameter.add_(torch.randn_like(parameter) / 4)
     for widths in cut:
         narrow(model, widths)
+    return packed(model)
+
+
+def packed(model: nn.Module) -> nn.Module:
     model = model.bfloat16()
     set_attention(model)
     pack_linears(model, join=True)
@@ -88,18 +86,14 @@ def in_float32(model: nn.Module) -> list[Tensor]:
     return answers(target)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_rows_are_the_lean_forwards(name: str, threads: int) -> None:
+def test_rows_are_the_lean_forwards(name: str) -> None:
     """A prompt, a tree, a draft that grows, a padded batch; windows, biases and norms."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        model = made(name)
-        assert "program tiles joined" in HFTarget(model).how
-        close(model)
-    finally:
-        torch.set_num_threads(before)
+    model = made(name)
+    assert "program tiles joined" in HFTarget(model).how
+    close(model)
 
 
 def test_layers_that_were_cut_to_different_widths() -> None:
@@ -124,6 +118,21 @@ def test_a_row_has_its_bits_among_others() -> None:
         target.score([Job(other, piece, EMPTY)])
         other.keep([])
     assert torch.equal(target.score([Job(other, [7], EMPTY)])[0].logits[0], alone)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_chain_has_the_bits_of_plain_decoding(name: str) -> None:
+    (target,) = kinds(made(name), Program)
+    prompt, chain = tiny.prompt(4, 37), tiny.prompt(5, 20)
+    drafted, plain = target.new_cache(64), target.new_cache(64)
+    for cache in (drafted, plain):
+        target.score([Job(cache, prompt, EMPTY)])
+        cache.keep([])
+    tree = DraftTree(chain[1:], list(range(-1, len(chain) - 2)))
+    rows = target.score([Job(drafted, chain[:1], tree)])[0].logits
+    for token, row in zip(chain, rows, strict=True):
+        assert torch.equal(target.score([Job(plain, [token], EMPTY)])[0].logits[0], row)
+        plain.keep([])
 
 
 def test_memory_grows_between_forwards() -> None:
@@ -195,10 +204,7 @@ def test_only_where_everything_is_tiles() -> None:
     model.model.layers[1].mlp.down_proj = plain
     assert type(HFTarget(model)._lean) is Glued
     narrow_heads = tiny.make(tf.LlamaConfig(**{**tiny._GQA, "head_dim": 16, "hidden_size": 64}))
-    narrow_heads = narrow_heads.bfloat16()
-    set_attention(narrow_heads)
-    pack_linears(narrow_heads, join=True)
-    assert type(HFTarget(narrow_heads)._lean) is Glued
+    assert type(HFTarget(packed(narrow_heads))._lean) is Glued
 
 
 def test_rows_that_are_watched_are_the_output_layers() -> None:
@@ -219,19 +225,13 @@ def test_every_bias() -> None:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):
                 parameter.add_(torch.randn_like(parameter) / 4)
-    model = model.bfloat16()
-    set_attention(model)
-    pack_linears(model, join=True)
-    close(model)
+    close(packed(model))
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_larger_heads(head_dim: int) -> None:
     model = tiny.make(tf.Qwen3Config(**{**tiny._GQA, **SIZES, "head_dim": head_dim}), std=0.08)
-    model = model.bfloat16()
-    set_attention(model)
-    pack_linears(model, join=True)
-    close(model)
+    close(packed(model))
 
 
 def test_a_norm_whose_memory_is_swapped_while_a_text_runs() -> None:

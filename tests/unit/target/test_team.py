@@ -39,14 +39,6 @@ def _note(args: Any, member: int, members: int) -> None:
     numbers(args[0])[member] = members
 
 
-@pytest.fixture(params=(1, 2, 3))
-def _threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
-
-
 def doubled(times: int) -> None:
     add = team.step(_add)
     a, b = np.arange(MANY), np.zeros(MANY, np.int64)
@@ -58,19 +50,22 @@ def doubled(times: int) -> None:
     assert ((b if times % 2 else a) == (MANY - 1) * 2 ** (times - 1)).all()
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 def test_steps_follow_each_other() -> None:
     doubled(41)
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 def test_several_threads_of_python_have_a_team_each() -> None:
     with ThreadPoolExecutor(4) as pool:
         for each in [pool.submit(doubled, 20 + i) for i in range(16)]:
             each.result()
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 2, 3], indirect=True)
 def test_as_many_members_as_pytorch_has_threads() -> None:
     seen = np.zeros(8, np.int64)
     team.run(team.program([team.step(_note), seen.ctypes.data]))

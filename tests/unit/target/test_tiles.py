@@ -11,28 +11,16 @@ from foretoken.target.linear import PackedLinear
 from foretoken.target.tiles import Tiles, suits
 
 ROWS = (1, 2, 15, 16, 17, 31, 32, 33, 48, 64, 100)
+pytestmark = pytest.mark.usefixtures("with_tiles")
 SHAPES = ((37, 32), (96, 64), (200, 160), (1, 32))  # out, in
-
-
-@pytest.fixture(autouse=True)
-def _with_tiles() -> None:
-    if not tiles.available():
-        pytest.skip("a processor without AMX")
-
-
-@pytest.fixture(params=(1, 3))
-def _threads(request: pytest.FixtureRequest):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield
-    torch.set_num_threads(before)
 
 
 def weight(out: int, inner: int) -> Tensor:
     return (torch.randn(out, inner) / inner**0.5).bfloat16()
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_products(shape: tuple[int, int]) -> None:
     """Rounded once; a row alone has the bits that it has among others."""

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from foretoken.target import team, tiles, vector
+from foretoken.target import team, vector
+
+pytestmark = pytest.mark.usefixtures("with_tiles")
 
 
 def _all(args: Any, member: int, members: int) -> None:
@@ -50,12 +52,6 @@ def _exps(args: Any, member: int, members: int) -> None:
 
 def run(function: Any, *args: int) -> None:
     team.run(team.program([team.step(function), *args]))
-
-
-@pytest.fixture(autouse=True)
-def _with_avx512() -> None:
-    if not tiles.available():
-        pytest.skip("a processor without AMX")
 
 
 def test_numbers() -> None:
