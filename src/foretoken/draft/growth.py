@@ -108,7 +108,7 @@ class Growth(ABC):
         values, ids = top.values.tolist(), top.indices.tolist()
         out: list[list[Choice]] = []
         for node, tokens, logs in zip(self.frontier, ids, values, strict=True):
-            least = max(self._least - self.above(node), UNDERFLOW)
+            least = max(self._least - self.above(node), _UNDERFLOW)
             pairs = zip(tokens, logs, strict=True)
             out.append([(t, min(log, 0.0)) for t, log in pairs if log >= least])
         return out
@@ -133,7 +133,7 @@ class Growth(ABC):
         )  # fmt: skip
 
 
-UNDERFLOW = -87.0  # exp of less is no normal float32: such a token is as good as ruled out
+_UNDERFLOW = -87.0  # exp of less is no normal float32: such a token is as good as ruled out
 
 
 def spelled(node: int, tokens: Sequence[int], parents: Sequence[int]) -> tuple[int, ...]:

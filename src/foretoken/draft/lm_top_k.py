@@ -11,12 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from foretoken.draft.growth import UNDERFLOW, Choice, Growth
+from foretoken.draft.growth import Growth
 from foretoken.draft.lm import LmDrafter
 from foretoken.tree import DraftTree, Kind
 from foretoken.types import Budget
@@ -47,36 +46,28 @@ class BestFirst(Growth):
 
     def grow(self, logprobs: Tensor) -> None:
         """See the base class."""
-        full = len(self._best) == self.budget.nodes
-        last = min(self.joint[node] for node in self._best) if full else -math.inf
+        rows = zip(self.frontier, self.likeliest(logprobs, self.budget.nodes), strict=True)
+        last = self._last()
+        candidates = sorted(
+            ((joint, node, token, log) for node, choices in rows for token, log in choices
+             if (joint := self.above(node) + log) > last),
+            key=lambda candidate: -candidate[0],
+        )[: self.budget.nodes]  # fmt: skip
         fresh = len(self.tokens)
-        for node, choice in self._likeliest_paths(logprobs):
-            if self.above(node) + choice[1] > last:  # a full draft has no place for others
-                self.take(node, [choice])
+        for _, node, token, log in candidates:
+            self.take(node, [(token, log)])
         everyone = [*self._best, *range(fresh, len(self.tokens))]
         # stable: among equals the one that grew first, hence a parent before its child
         everyone.sort(key=lambda node: -self.joint[node])
         self._best = sorted(everyone[: self.budget.nodes])
-        # a full draft has no place for what is less likely than its last node
-        full = len(self._best) == self.budget.nodes
-        last = min(self.joint[node] for node in self._best) if full else -math.inf
+        last = self._last()
         self.advance(node for node in self._best if node >= fresh and self.joint[node] > last)
         self.frontier = self.frontier[: self.width]  # they grew likeliest first
 
-    def _likeliest_paths(self, logprobs: Tensor) -> list[tuple[int, Choice]]:
-        """As many as the draft may have nodes, of all rows together, best first: whose child each
-        is, and its choice."""
-        # the best of each row first: fewer and smaller operations than with all rows at once
-        top = logprobs.topk(min(self.budget.nodes, logprobs.shape[-1]), dim=-1)
-        logs, tokens = top.values.double().numpy(), top.indices.numpy()
-        above = np.array([self.above(node) for node in self.frontier])
-        best = np.argsort(-(logs + above[:, None]), axis=None, kind="stable")[: self.budget.nodes]
-        out: list[tuple[int, Choice]] = []
-        for row, place in zip(*np.unravel_index(best, logs.shape), strict=True):
-            log = float(logs[row, place])
-            if log >= max(self._least - above[row], UNDERFLOW):
-                out.append((self.frontier[row], (int(tokens[row, place]), min(log, 0.0))))
-        return out
+    def _last(self) -> float:
+        """A full draft has no place for what is less likely than its last node."""
+        full = len(self._best) == self.budget.nodes
+        return min(self.joint[node] for node in self._best) if full else -math.inf
 
     def fresh(self, first: int) -> list[int]:
         """Those that are among the best."""

@@ -74,6 +74,11 @@ class HalfLinear(PackedLinear):
         half.weight = nn.Parameter(self._whole.bfloat16(), requires_grad=False)
         half.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach().bfloat16())
         super().__init__(half)
+        from foretoken.target.tiles import Tiles
+
+        if not isinstance(self.packed, Tiles):
+            raise RuntimeError("no tiles for this weight, or on this processor")
+        self._tiles = self.packed
 
     def dense(self) -> Tensor:
         """[out, in]: the weight as it was given."""
@@ -86,8 +91,7 @@ class HalfLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out], float32."""
-        out: Tensor = self.packed.product(x.bfloat16(), self.bias, torch.float32)
-        return out
+        return self._tiles.product(x.bfloat16(), self.bias, torch.float32)
 
 
 class Joined(PackedLinear):

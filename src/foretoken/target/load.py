@@ -16,6 +16,7 @@ from foretoken.target.attention import BITWISE, FOLDED
 from foretoken.target.hf import HFTarget
 from foretoken.target.linear import can_pack, pack_linears
 from foretoken.target.pages import in_huge_pages
+from foretoken.target.weights import has_amx
 from foretoken.target.widen import widen as widened
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,7 +38,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return has_amx() or bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def choose_device(name: str = "auto") -> torch.device:

@@ -33,6 +33,7 @@ from foretoken.target.machine import (
     tiles_shaped,
     wide,
 )
+from foretoken.target.weights import has_amx
 
 Cell = int | str
 IN, OUT = 32, 32  # inputs of a tile; outputs of a group: two tiles side by side
@@ -86,7 +87,7 @@ class Tiles:
         return whole[: self.rows].contiguous()
 
     def product(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-        """See `PackedWeight`."""
+        """See `PackedWeight`. dtype: of the outputs, bfloat16 (None) or float32."""
         if x.dtype != torch.bfloat16 or x.device.type != "cpu":
             raise RuntimeError(f"expected rows in bfloat16 on the CPU, got {x.dtype} on {x.device}")
         if x.shape[-1] != self.columns:
@@ -118,7 +119,7 @@ def laid_size(rows: int, columns: int) -> int:
 def available() -> bool:
     """Whether this processor has the tiles, this process may use them, numba compiles for them, and
     the threads are PyTorch's own."""
-    if not sys.platform.startswith("linux") or not torch.cpu._is_amx_tile_supported():
+    if not sys.platform.startswith("linux") or not has_amx():
         return False
     if not torch.cpu._init_amx() or (team.openmp() is None and torch.get_num_threads() > 1):
         return False

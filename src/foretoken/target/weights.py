@@ -28,8 +28,8 @@ class PackedWeight(Protocol):
     def fill(self, weight: Tensor) -> None:
         """Another weight of this shape takes its place, as soon as the next product."""
 
-    def product(self, x: Tensor, bias: Tensor | None, dtype: torch.dtype | None = None) -> Tensor:
-        """x [..., in] -> x W^T + bias [..., out], in x's dtype, or in this one where it can be."""
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x [..., in] -> x W^T + bias [..., out]."""
 
 
 class Blocked:
@@ -55,13 +55,8 @@ class Blocked:
         """See `PackedWeight`."""
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
 
-    def product(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        dtype: torch.dtype | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        """See `PackedWeight`; in x's dtype."""
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """See `PackedWeight`."""
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
             x.contiguous(), self._packed, bias, "none", [], ""
         )
